@@ -1,0 +1,197 @@
+"""Packed messages of one session: sealed chunks and the pages cut from them.
+
+A chunk is one bytes object and the offsets at which its messages end; a page is slices of chunks,
+joined and never packed again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from armin_engine import limits
+
+
+class Chunk:
+    """An immutable run of packed messages, seqs `first` to `last`."""
+
+    __slots__ = ("data", "ends", "first")
+
+    def __init__(self, first: int, data: bytes, ends: array[int]) -> None:
+        self.first = first
+        self.data = data
+        self.ends = ends  # ends[i] is the offset behind message i; it begins at ends[i - 1], or at 0
+
+    @property
+    def last(self) -> int:
+        """Seq of the last message."""
+        return self.first + len(self.ends) - 1
+
+    def offset(self, index: int) -> int:
+        """Where message `index` begins; `len(ends)` gives the end of the data."""
+        return self.ends[index - 1] if index else 0
+
+    def message(self, seq: int) -> bytes:
+        """One packed message."""
+        index = seq - self.first
+        return self.data[self.offset(index) : self.ends[index]]
+
+
+def seal(first: int, messages: Sequence[bytes]) -> Chunk:
+    """Join packed messages to a chunk."""
+    return Chunk(first, b"".join(messages), array("Q", accumulate(map(len, messages))))
+
+
+def _merge(left: Chunk, right: Chunk) -> Chunk:
+    shift = len(left.data)
+    return Chunk(
+        left.first, left.data + right.data, left.ends + array("Q", [end + shift for end in right.ends])
+    )
+
+
+def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> tuple[Chunk, ...]:
+    """Append messages to sealed chunks, merging small ones in tiers.
+
+    A chunk is merged into its left neighbour when that one is at most twice as large and both stay
+    under CHUNK_BYTES; so a message is copied a few times at most, however often a session is extended.
+    """
+    out = list(chunks)
+    for chunk in _sealed_runs(first, messages):
+        while out and len(out[-1].data) <= 2 * len(chunk.data):
+            if len(out[-1].data) + len(chunk.data) > limits.CHUNK_BYTES:
+                break
+            chunk = _merge(out.pop(), chunk)  # noqa: PLW2901 - the merged chunk goes on
+        out.append(chunk)
+    return tuple(out)
+
+
+def _sealed_runs(first: int, messages: Sequence[bytes]) -> list[Chunk]:
+    if sum(map(len, messages)) <= limits.CHUNK_BYTES:
+        return [seal(first, messages)]
+    runs, run, size = [], list[bytes](), 0
+    for message in messages:
+        if run and size + len(message) > limits.CHUNK_BYTES:
+            runs.append(seal(first, run))
+            first, run, size = first + len(run), [], 0
+        run.append(message)
+        size += len(message)
+    if run:
+        runs.append(seal(first, run))
+    return runs
+
+
+class Slice(NamedTuple):
+    """Packed messages `first` to `last`, in order; `first` > `last` where there are none."""
+
+    parts: list[bytes]
+    first: int
+    last: int
+
+    @property
+    def length(self) -> int:
+        """How many messages."""
+        return self.last - self.first + 1
+
+    def joined(self) -> bytes:
+        """The packed messages, one after the other."""
+        return b"".join(self.parts)
+
+
+class History:
+    """One session's packed messages at one moment: sealed chunks, then a tail.
+
+    The tail's list may grow behind `tail_count` while this is in use; what is counted never changes.
+    """
+
+    __slots__ = ("chunks", "sealed", "seq", "tail")
+
+    def __init__(self, chunks: tuple[Chunk, ...], tail: list[bytes], tail_count: int) -> None:
+        self.chunks = chunks
+        self.tail = tail
+        self.sealed = chunks[-1].last if chunks else 0
+        self.seq = self.sealed + tail_count
+
+    def message(self, seq: int) -> bytes:
+        """One packed message, `seq` from 1 to `self.seq`."""
+        if seq > self.sealed:
+            return self.tail[seq - self.sealed - 1]
+        return self.chunks[self._chunk_of(seq)].message(seq)
+
+    def after(self, cursor: int, count: int, bytes_max: int) -> Slice:
+        """The messages right behind `cursor`: at most `count`, at most `bytes_max` but at least one."""
+        seq, stop, room = cursor + 1, min(cursor + count, self.seq), bytes_max
+        first, parts = seq, list[bytes]()
+        chunk_index = self._chunk_of(seq)
+        while seq <= min(stop, self.sealed):
+            chunk = self.chunks[chunk_index]
+            begin = seq - chunk.first
+            start = chunk.offset(begin)
+            end = bisect_right(chunk.ends, start + room, begin, min(len(chunk.ends), stop - chunk.first + 1))
+            if end == begin:
+                if parts:
+                    return Slice(parts, first, seq - 1)
+                end = begin + 1
+            piece = chunk.data[start : chunk.ends[end - 1]]
+            parts.append(piece)
+            room -= len(piece)
+            seq = chunk.first + end
+            if seq <= min(stop, chunk.last):  # the chunk holds more than there is room for
+                return Slice(parts, first, seq - 1)
+            chunk_index += 1
+        while seq <= stop:
+            piece = self.tail[seq - self.sealed - 1]
+            room -= len(piece)
+            if room < 0 and parts:
+                break
+            parts.append(piece)
+            seq += 1
+        return Slice(parts, first, seq - 1)
+
+    def before(self, cursor: int, count: int, bytes_max: int) -> Slice:
+        """The messages right before `cursor`, in ascending order, under the same bounds."""
+        last = min(cursor - 1, self.seq)
+        seq, stop, room = last, max(last - count, 0), bytes_max
+        parts: list[bytes] = []
+        while seq > max(stop, self.sealed):
+            piece = self.tail[seq - self.sealed - 1]
+            room -= len(piece)
+            if room < 0 and parts:
+                return Slice(parts[::-1], seq + 1, last)
+            parts.append(piece)
+            seq -= 1
+        chunk_index = self._chunk_of(seq)
+        while seq > stop:
+            chunk = self.chunks[chunk_index]
+            end = seq - chunk.first + 1
+            lowest = max(stop + 1 - chunk.first, 0)
+            begin = self._begin_within(chunk, lowest, end, room)
+            if begin == end:
+                if parts:
+                    break
+                begin = end - 1
+            piece = chunk.data[chunk.offset(begin) : chunk.ends[end - 1]]
+            parts.append(piece)
+            room -= len(piece)
+            seq = chunk.first + begin - 1
+            if begin > lowest:
+                break
+            chunk_index -= 1
+        return Slice(parts[::-1], seq + 1, last)
+
+    @staticmethod
+    def _begin_within(chunk: Chunk, lowest: int, end: int, room: int) -> int:
+        """The first message from which the run up to `end` fits the room; `end` if none does."""
+        floor = chunk.ends[end - 1] - room
+        if chunk.offset(lowest) >= floor:
+            return lowest
+        return bisect_left(chunk.ends, floor, lowest, end - 1) + 1
+
+    def _chunk_of(self, seq: int) -> int:
+        return bisect_right(self.chunks, seq, key=_first) - 1
+
+
+def _first(chunk: Chunk) -> int:
+    return chunk.first

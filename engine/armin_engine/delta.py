@@ -1,0 +1,111 @@
+"""The recent: what was committed since the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from armin_engine.chunks import History
+from armin_engine.facts import Fact, Kind, Message, SessionInfo, message_from, pack_message, unpack
+from armin_engine.snapshot import SessionSnapshot
+
+
+class SessionDelta:
+    """One session's messages and closure since the snapshot; `base` is the session before them."""
+
+    __slots__ = ("base", "closed_at", "messages")
+
+    def __init__(self, base: SessionSnapshot) -> None:
+        self.base = base
+        self.messages: list[bytes] = []  # only ever grows; a refresh starts a new one
+        self.closed_at = base.closed_at
+
+    @property
+    def seq(self) -> int:
+        """Seq of the session's last message."""
+        return self.base.seq + len(self.messages)
+
+    def history(self) -> History:
+        """The whole session, snapshot and delta as one, as it stands now."""
+        return History(self.base.chunks, self.messages, len(self.messages))
+
+    def info(self) -> SessionInfo:
+        """The session's description as it stands now."""
+        base = self.base
+        return SessionInfo(
+            base.id, base.name, self.closed_at > 0, base.created_at, self.seq, base.packed_meta
+        )
+
+    def folded(self) -> SessionSnapshot:
+        """The session for the next snapshot."""
+        return self.base.extended(self.messages, self.closed_at)
+
+
+class DeltaView:
+    """One session's messages behind the snapshot, fixed at the moment it was handed out."""
+
+    __slots__ = ("_count", "_messages", "first_seq")
+
+    def __init__(self, first_seq: int, messages: list[bytes]) -> None:
+        self.first_seq = first_seq
+        self._messages = messages
+        self._count = len(messages)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def messages(self) -> Iterator[Message]:
+        """The messages, decoded one after the other."""
+        for index in range(self._count):
+            yield message_from(unpack(self._messages[index]))
+
+
+class DeltaStore:
+    """Every session touched since the snapshot, in the order in which they were first touched."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, SessionDelta] = {}
+        self.messages = 0
+        self.bytes = 0
+
+    def get(self, session_id: int) -> SessionDelta | None:
+        """The session's delta, or None where nothing happened to it."""
+        return self._sessions.get(session_id)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def create(self, fact: Fact) -> SessionSnapshot:
+        """Take in a session's creation."""
+        session = SessionSnapshot(
+            fact.session_id,
+            fact.created_at,
+            fact.content or None,
+            fact.meta.packed if fact.meta else None,
+        )
+        self._sessions[fact.session_id] = SessionDelta(session)
+        return session
+
+    def touch(self, base: SessionSnapshot) -> SessionDelta:
+        """The delta of a session that is in the snapshot."""
+        delta = self._sessions.get(base.id)
+        if delta is None:
+            delta = self._sessions[base.id] = SessionDelta(base)
+        return delta
+
+    def take(self, delta: SessionDelta, fact: Fact) -> bytes:
+        """Take in a message or a closure; returns the packed message, or nothing."""
+        if fact.kind is Kind.SESSION_CLOSED:
+            delta.closed_at = fact.position
+            return b""
+        packed = pack_message(fact)
+        delta.messages.append(packed)
+        self.messages += 1
+        self.bytes += len(packed)
+        return packed
+
+    def drain(self) -> list[SessionSnapshot]:
+        """Fold everything for the next snapshot, and start empty. Views already handed out stay."""
+        folded = [delta.folded() for delta in self._sessions.values()]
+        self._sessions = {}
+        self.messages = self.bytes = 0
+        return folded

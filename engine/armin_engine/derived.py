@@ -1,0 +1,261 @@
+"""What memory derives from committed facts, and every read: no SQLite from here on down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from armin_engine import limits, memory
+from armin_engine.chunks import History
+from armin_engine.delta import DeltaStore, DeltaView, SessionDelta
+from armin_engine.errors import BadRequest, Conflict, CursorInvalid, SessionNotFound
+from armin_engine.facts import (
+    Event,
+    Fact,
+    Kind,
+    SessionInfo,
+    pack_closed_event,
+    pack_created_event,
+    pack_message_event,
+)
+from armin_engine.index import SessionIndex
+from armin_engine.log import Log
+from armin_engine.pages import EventPage, MessagePage, SessionPage, SnapshotPage, Tail
+from armin_engine.records import check_cursor, check_id, check_limit, check_name
+from armin_engine.snapshot import SessionSnapshot, SnapshotView
+
+
+class Derived:
+    """Snapshot (past) and delta (recent) of one database, its log and its index."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.history_bytes = 0
+        self._index = SessionIndex()
+        self._delta = DeltaStore()
+        self._snapshot = SnapshotView.empty(self._index.ids)
+
+    # --- deriving ---
+
+    def take(self, fact: Fact) -> bytes:
+        """Take in a committed fact; returns a message packed. For the engine and recovery only."""
+        self.log.append(fact)
+        if fact.kind is Kind.SESSION_CREATED:
+            session = self._delta.create(fact)
+            self._index.add(fact.session_id, session.name)
+            self.history_bytes += memory.SESSION_OVERHEAD_BYTES + len(session.packed_meta or b"")
+            return b""
+        packed = self._delta.take(self._touched(fact.session_id), fact)
+        if fact.kind is Kind.SESSION_CLOSED:
+            self._index.close(fact.session_id)
+        else:
+            self.history_bytes += memory.MESSAGE_OVERHEAD_BYTES + len(packed)
+        return packed
+
+    def _touched(self, session_id: int) -> SessionDelta:
+        delta = self._delta.get(session_id)
+        if delta is None:
+            base = self._snapshot.get(session_id)
+            assert base is not None, "facts speak of known sessions"
+            delta = self._delta.touch(base)
+        return delta
+
+    def fold(self) -> int:
+        """Fold the delta into the next snapshot; returns its position. Costs what the delta holds."""
+        if self._snapshot.position != self.position:
+            self._snapshot = self._snapshot.advanced(self.position, self._delta.drain())
+        return self._snapshot.position
+
+    # --- reading ---
+
+    @property
+    def position(self) -> int:
+        """The last committed position, 0 in an empty database."""
+        return self.log.position
+
+    @property
+    def delta_bytes(self) -> int:
+        """Bytes of packed messages since the snapshot."""
+        return self._delta.bytes
+
+    @property
+    def delta_messages(self) -> int:
+        """Messages since the snapshot."""
+        return self._delta.messages
+
+    def find(self, session_id: int) -> SessionDelta | SessionSnapshot | None:
+        """A session as it stands, or None."""
+        return self._delta.get(session_id) or self._snapshot.get(session_id)
+
+    def named(self, name: str) -> int | None:
+        """The id of the session of this name, or None."""
+        return self._index.names.get(name)
+
+    def _known(self, session_id: int) -> SessionDelta | SessionSnapshot:
+        session = self.find(check_id(session_id, "session_id"))
+        if session is None:
+            raise SessionNotFound(f"there is no session {session_id}", field="session_id")
+        return session
+
+    def session(self, session_id: int | None = None, *, name: str | None = None) -> SessionInfo:
+        """A session by its id or by its name."""
+        if (session_id is None) == (name is None):
+            raise BadRequest("give either session_id or name", field="session_id")
+        if name is not None:
+            session_id = self.named(check_name(name))
+            if session_id is None:
+                raise SessionNotFound("no session has this name", field="name")
+        assert session_id is not None
+        return self._known(session_id).info()
+
+    def sessions(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = limits.PAGE_ITEMS_DEFAULT,
+        closed: bool | None = None,
+    ) -> SessionPage:
+        """Sessions by ascending id behind `after`, or the newest ones before `before`."""
+        _check_one_cursor(after, before)
+        limit = check_limit(limit)
+        if before is not None:
+            ids = self._index.before(check_id(before, "before"), closed)
+        else:
+            ids = self._index.after(check_cursor(0 if after is None else after, "after"), closed)
+        infos: list[SessionInfo] = []
+        room, more = limits.PAGE_BYTES_MAX, False
+        for session_id in ids:
+            info = self._known(session_id).info()
+            room -= len(info.pack())
+            more = len(infos) == limit or (room < 0 and bool(infos))
+            if more:
+                break
+            infos.append(info)
+        return SessionPage(tuple(infos if before is None else reversed(infos)), more)
+
+    def tails(self, session_ids: Sequence[int]) -> list[Tail]:
+        """The last seq of each session, and whether it is closed."""
+        tails = []
+        for session_id in session_ids:
+            session = self._known(session_id)
+            tails.append(Tail(session_id, session.seq, session.closed_at > 0))
+        return tails
+
+    def read(
+        self,
+        session_id: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int = limits.PAGE_ITEMS_DEFAULT,
+    ) -> MessagePage:
+        """Messages behind seq `after`, or the page that ends just before seq `before`; ascending."""
+        _check_one_cursor(after, before)
+        session, limit = self._known(session_id), check_limit(limit)
+        history = session.history()
+        if before is not None:
+            cut = history.before(check_id(before, "before"), limit, limits.PAGE_BYTES_MAX)
+            more = cut.first > 1
+        else:
+            cursor = _check_within(
+                0 if after is None else after, history.seq, "after", f"session {session_id}"
+            )
+            cut = history.after(cursor, limit, limits.PAGE_BYTES_MAX)
+            more = cut.last < history.seq
+        return MessagePage(cut.joined(), cut.length, more, history.seq, session.closed_at > 0)
+
+    def snapshot(self) -> SnapshotView:
+        """The immutable view of every session as of the last refresh."""
+        return self._snapshot
+
+    def delta(self, session_id: int) -> DeltaView:
+        """One session's messages since the snapshot, fixed as of now."""
+        session = self._known(session_id)
+        if isinstance(session, SessionSnapshot):
+            return DeltaView(session.seq + 1, [])
+        return DeltaView(session.base.seq + 1, session.messages)
+
+    def read_snapshot(
+        self, session_id: int, *, after: int = 0, limit: int = limits.PAGE_ITEMS_DEFAULT
+    ) -> SnapshotPage:
+        """A page of the snapshot's part of a session; empty for a session younger than it."""
+        current, limit = self._known(session_id), check_limit(limit)
+        _check_within(after, current.seq, "after", f"session {session_id}")
+        session = self._snapshot.get(session_id)
+        history = History((), [], 0) if session is None else session.history()
+        return self._snapshot_page(history, min(after, history.seq), limit, history.seq)
+
+    def read_delta(
+        self,
+        session_id: int,
+        *,
+        after: int = 0,
+        limit: int = limits.PAGE_ITEMS_DEFAULT,
+        snapshot_position: int | None = None,
+    ) -> SnapshotPage:
+        """A page of what follows the snapshot; Conflict if that is not at `snapshot_position`."""
+        session, limit = self._known(session_id), check_limit(limit)
+        if snapshot_position is not None:
+            check_cursor(snapshot_position, "snapshot_position")
+            if snapshot_position != self._snapshot.position:
+                raise Conflict(
+                    f"the snapshot has moved to position {self._snapshot.position}",
+                    field="snapshot_position",
+                    reason="snapshot_moved",
+                )
+        history = session.history()
+        past = self._snapshot.get(session_id)
+        snapshot_seq = 0 if past is None else past.seq
+        cursor = max(_check_within(after, history.seq, "after", f"session {session_id}"), snapshot_seq)
+        return self._snapshot_page(history, cursor, limit, snapshot_seq)
+
+    def _snapshot_page(self, history: History, cursor: int, limit: int, snapshot_seq: int) -> SnapshotPage:
+        cut = history.after(cursor, limit, limits.PAGE_BYTES_MAX)
+        return SnapshotPage(
+            cut.joined(), cut.length, cut.last < history.seq, self._snapshot.position, snapshot_seq
+        )
+
+    def events(self, *, after: int = 0, limit: int = limits.PAGE_ITEMS_DEFAULT) -> EventPage:
+        """Facts behind position `after`, in commit order, as they were announced."""
+        limit = check_limit(limit)
+        cursor = _check_within(after, self.position, "after", "the log")
+        events: list[Event] = []
+        room = limits.PAGE_BYTES_MAX
+        for position in range(cursor + 1, min(cursor + limit, self.position) + 1):
+            event = self.event(position)
+            room -= len(event.packed)
+            if room < 0 and events:
+                break
+            events.append(event)
+        return EventPage(tuple(events), more=cursor + len(events) < self.position)
+
+    def event(self, position: int) -> Event:
+        """The event at a position, 1 to `self.position`."""
+        kind, session_id, seq = self.log.entry(position)
+        session = self._known(session_id)
+        if kind is Kind.MESSAGE_APPENDED:
+            return pack_message_event(position, session_id, session.history().message(seq))
+        if kind is Kind.SESSION_CREATED:
+            return pack_created_event(position, session.info())
+        return pack_closed_event(position, session_id)
+
+    def packed_message(self, session_id: int, seq: int) -> bytes | None:
+        """A message as it is held in memory, or None."""
+        session = self.find(session_id)
+        return None if session is None or not 1 <= seq <= session.seq else session.history().message(seq)
+
+
+def _check_one_cursor(after: int | None, before: int | None) -> None:
+    if after is not None and before is not None:
+        raise BadRequest("give either after or before", field="before")
+
+
+def _check_within(cursor: int, end: int, field: str, what: str) -> int:
+    check_cursor(cursor, field)
+    if cursor > end:
+        raise CursorInvalid(
+            f"{field} is {cursor}, but {what} ends at {end}: it belongs to another or a restored database",
+            field=field,
+            limit=end,
+        )
+    return cursor

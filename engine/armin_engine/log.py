@@ -1,0 +1,47 @@
+"""The log in memory: which session and which message each position speaks of, 16 bytes a fact."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple
+
+from armin_engine.facts import Fact, Kind
+
+_KIND_BITS = 2
+_KIND_MASK = (1 << _KIND_BITS) - 1
+
+
+class Entry(NamedTuple):
+    """What one position speaks of; `seq` is 0 unless it is a message."""
+
+    kind: Kind
+    session_id: int
+    seq: int
+
+
+_KINDS = (None, Kind.SESSION_CREATED, Kind.MESSAGE_APPENDED, Kind.SESSION_CLOSED)
+
+
+class Log:
+    """Every committed fact in commit order; positions are dense from 1."""
+
+    def __init__(self) -> None:
+        self._sessions = array("q")
+        self._slots = array("q")  # seq and kind in one number
+
+    @property
+    def position(self) -> int:
+        """The last committed position, 0 before the first fact."""
+        return len(self._sessions)
+
+    def append(self, fact: Fact) -> None:
+        """Take in the next fact."""
+        self._sessions.append(fact.session_id)
+        self._slots.append(fact.seq << _KIND_BITS | fact.kind)
+
+    def entry(self, position: int) -> Entry:
+        """What `position` speaks of, 1 to `self.position`."""
+        slot = self._slots[position - 1]
+        kind = _KINDS[slot & _KIND_MASK]
+        assert kind is not None
+        return Entry(kind, self._sessions[position - 1], slot >> _KIND_BITS)

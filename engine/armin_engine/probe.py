@@ -1,0 +1,133 @@
+"""What a file is, found out without changing it, not even one with a hot journal or WAL."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from armin_engine.errors import CorruptDatabase, NewerSchema, NotAnArminDatabase, OpenError
+
+APPLICATION_ID: Final = 0x41524D4E  # "ARMN"
+SCHEMA_VERSION: Final = 1
+
+_ORIGINAL_TABLES: Final = {
+    "sessions": ("id", "closed", "created_at"),
+    "messages": ("id", "session_id", "role", "content", "created_at"),
+}
+
+# What SQLite says of a file whose contents are at fault, not its surroundings. ERROR: a table is missing.
+_BROKEN_CODES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of SQLite's that stands beside `path`: `-wal`, `-shm` or `-journal`."""
+    return path.with_name(path.name + suffix)
+
+
+def connect_read_only(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
+    """A read-only connection, usable in any one thread at a time.
+
+    immutable: look at the main file alone, as if nobody ever wrote to it.
+    """
+    uri = path.as_uri() + "?mode=ro" + ("&immutable=1" if immutable else "")
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def schema_version(path: Path) -> int | None:
+    """The schema version of an Armin file, or None for one of the original Armin.
+
+    Raises NotAnArminDatabase, NewerSchema or CorruptDatabase.
+    """
+    try:
+        # SQLite leaves an empty WAL behind where it has read a file that has none.
+        if _holds_bytes(beside(path, "-journal")) or beside(path, "-wal").exists():
+            return _identify(path, immutable=False)
+        return _identify(path, immutable=True)
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+    # A transaction was cut off, and only a writer can roll it back: so the main file, as it stands, must
+    # show that it is one of ours before anybody writes.
+    _identify(path, immutable=True)
+    _roll_back_cut_off_transaction(path)
+    return _identify(path, immutable=False)
+
+
+def _roll_back_cut_off_transaction(path: Path) -> None:
+    """What SQLite does with a hot journal when a writer reads for the first time."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        connection.close()
+
+
+def _holds_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _identify(path: Path, *, immutable: bool) -> int | None:
+    connection = connect_read_only(path, immutable=immutable)
+    try:
+        application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application_id == APPLICATION_ID:
+            version = _check_version(path, version)
+            if immutable:
+                _check_whole_pages(path, connection)
+            return version
+        if application_id != 0 or version != 0 or not _holds_the_original_tables(connection):
+            raise NotAnArminDatabase(
+                f"{path} is a SQLite database, but none of Armin's; it was left as it is"
+            )
+        return None
+    finally:
+        connection.close()
+
+
+def _check_whole_pages(path: Path, connection: sqlite3.Connection) -> None:
+    """A file cut off within its last page is filled up with zeros by SQLite, silently."""
+    page_size: int = connection.execute("PRAGMA page_size").fetchone()[0]
+    if path.stat().st_size % page_size:
+        raise damaged(path, "it is cut off within a page")
+
+
+def _check_version(path: Path, version: int) -> int:
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(
+            f"{path} has schema version {version}; this Armin knows up to {SCHEMA_VERSION}."
+            " Use the newer Armin that wrote it"
+        )
+    if version < 1:
+        raise CorruptDatabase(f"{path} is marked as Armin's, but its schema version is {version}")
+    return version
+
+
+def _holds_the_original_tables(connection: sqlite3.Connection) -> bool:
+    found = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
+    ).fetchall()
+    columns = {
+        name: tuple(row[1] for row in connection.execute("SELECT * FROM pragma_table_info(?)", (name,)))
+        for name, _ in found
+    }
+    return columns == _ORIGINAL_TABLES and all("AUTOINCREMENT" in sql.upper() for _, sql in found)
+
+
+def reading_failed(path: Path, error: sqlite3.Error) -> OpenError:
+    """The error for a file that SQLite would not read."""
+    # Text that is no UTF-8 is refused by Python's module, without a code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return NotAnArminDatabase(f"{path} is no SQLite database; it was left as it is")
+    if code in _BROKEN_CODES:
+        return damaged(path, str(error))
+    return OpenError(f"cannot open {path}: {error}")
+
+
+def damaged(path: Path, what: str) -> CorruptDatabase:
+    """The error for a file that contradicts itself."""
+    return CorruptDatabase(f"{path} is damaged: {what}. Restore a backup")

@@ -1,0 +1,157 @@
+"""What the file says, read back: facts in log order, the last position, the last ids."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from armin_engine.digest import DIGEST_BYTES
+from armin_engine.errors import CorruptDatabase
+from armin_engine.facts import Fact, Kind, Meta, meta_from_json
+
+_FACTS: Final = """
+    SELECT l.position, l.kind, l.session_id, l.message_id, l.digest,
+           m.session_id, m.role, m.content, m.created_at, mm.meta,
+           s.created_at, n.name, sm.meta
+    FROM log AS l
+    LEFT JOIN messages AS m ON l.kind = 2 AND m.id = l.message_id
+    LEFT JOIN message_meta AS mm ON l.kind = 2 AND mm.message_id = l.message_id
+    LEFT JOIN sessions AS s ON s.id = l.session_id
+    LEFT JOIN session_names AS n ON l.kind = 1 AND n.session_id = l.session_id
+    LEFT JOIN session_meta AS sm ON l.kind = 1 AND sm.session_id = l.session_id
+    ORDER BY l.position
+"""
+
+
+_ID: Final = re.compile("[0-9a-fA-F]{32}")
+
+
+class Sequences(NamedTuple):
+    """The last ids that SQLite has given out."""
+
+    sessions: int
+    messages: int
+
+
+class Identity(NamedTuple):
+    """Which database this is, and which life of it."""
+
+    database: str
+    epoch: str
+
+
+def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[tuple[Fact, bytes]]:
+    """Every fact in order, each with the digest stored beside it; `replay` gives the seqs.
+
+    Raises CorruptDatabase where the log has a hole, breaks its rules, or says what cannot be.
+    """
+    for expected, row in enumerate(connection.execute(_FACTS), start=1):
+        if row[0] != expected:
+            raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
+        try:
+            fact = _fact(row, replay)
+        except ValueError as error:
+            raise CorruptDatabase(f"position {expected} of the log is broken: {error}") from error
+        yield fact, row[4]
+
+
+_KINDS: Final = {int(kind): kind for kind in Kind}
+
+
+def _fact(row: tuple[Any, ...], replay: Replay) -> Fact:
+    position, number, session_id, message_id, digest = row[:5]
+    of_session, role, content, sent_at, message_meta, created_at, name, session_meta = row[5:]
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise ValueError(f"there is no kind {number!r}")
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise ValueError("its digest is none")
+    if type(created_at) is not int:
+        raise ValueError(f"session {session_id} is missing or has no time")
+    if kind is Kind.MESSAGE_APPENDED:
+        if of_session != session_id:
+            raise ValueError(f"message {message_id} is missing or in another session")
+        if role not in (0, 1, 2, 3) or type(content) is not str or type(sent_at) is not int:
+            raise ValueError(f"message {message_id} has values that Armin never writes")
+        seq = replay.append(session_id, message_id)
+        return Fact(position, kind, session_id, message_id, seq, role, content, sent_at, _meta(message_meta))
+    if kind is Kind.SESSION_CREATED:
+        if name is not None and (type(name) is not str or not name):
+            raise ValueError(f"session {session_id} has a name that Armin never writes")
+        replay.create(session_id)
+        return Fact(position, kind, session_id, 0, 0, -1, name or "", created_at, _meta(session_meta))
+    replay.close(session_id)
+    return Fact(position, kind, session_id, 0, 0, -1, "", 0, None)
+
+
+def _meta(text: Any) -> Meta | None:
+    return None if text is None else meta_from_json(text)
+
+
+class Replay:
+    """The rules of the log, held as it runs: ids ascend, sessions begin open and end closed.
+
+    `seqs` counts each session's messages; below 0 the session is closed. Raises ValueError.
+    """
+
+    __slots__ = ("last_message", "last_session", "seqs")
+
+    def __init__(self) -> None:
+        self.seqs: dict[int, int] = {}
+        self.last_session = 0
+        self.last_message = 0
+
+    def create(self, session_id: int) -> None:
+        """A session is created."""
+        if session_id <= self.last_session:
+            raise ValueError(f"it creates session {session_id} after session {self.last_session}")
+        self.last_session = session_id
+        self.seqs[session_id] = 0
+
+    def append(self, session_id: int, message_id: int) -> int:
+        """A message is appended; returns its seq."""
+        seq = self.seqs.get(session_id, -1) + 1
+        if seq < 1:
+            raise ValueError(f"session {session_id} is not open there")
+        if message_id <= self.last_message:
+            raise ValueError(f"message {message_id} comes after message {self.last_message}")
+        self.last_message = message_id
+        self.seqs[session_id] = seq
+        return seq
+
+    def close(self, session_id: int) -> None:
+        """A session is closed."""
+        seq = self.seqs.get(session_id, -1)
+        if seq < 0:
+            raise ValueError(f"session {session_id} is not open there")
+        self.seqs[session_id] = -1 - seq
+
+    def closed(self) -> set[int]:
+        """The sessions that are closed by now."""
+        return {session_id for session_id, seq in self.seqs.items() if seq < 0}
+
+
+def last_position(connection: sqlite3.Connection) -> int:
+    """The last position in the file, 0 where the log is empty."""
+    return int(connection.execute("SELECT coalesce(max(position), 0) FROM log").fetchone()[0])
+
+
+def sequences(connection: sqlite3.Connection) -> Sequences:
+    """The last ids that SQLite has given out, deleted rows included. Raises CorruptDatabase."""
+    rows = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    found = Sequences(rows.get("sessions", 0), rows.get("messages", 0))
+    if not all(type(last) is int and last >= 0 for last in found):
+        raise CorruptDatabase(f"sqlite_sequence has {found}, which are no ids")
+    return found
+
+
+def identity(connection: sqlite3.Connection) -> Identity:
+    """Raises CorruptDatabase where the file does not know who it is."""
+    rows = dict(connection.execute("SELECT key, value FROM armin"))
+    for key in Identity._fields:
+        value = rows.get(key)
+        if type(value) is not str or not _ID.fullmatch(value):
+            raise CorruptDatabase(f"the file has lost its {key} id: {value!r} is none")
+    return Identity(rows["database"], rows["epoch"])

@@ -1,0 +1,211 @@
+"""Verify: the file at one position against memory, fact by fact, and against its own digests.
+
+Reading (SQLite, hashing, packing) may run in another thread; comparing touches memory and runs in the
+engine's thread, slice by slice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+from armin_engine import digest
+from armin_engine.errors import CorruptDatabase
+from armin_engine.facts import Fact, Kind, pack_message
+from armin_engine.log import Log
+from armin_engine.plan import Session
+from armin_engine.stored import Identity, Replay, Sequences, identity, last_position, sequences, stored_facts
+
+SLICE_FACTS: Final = 500
+SLICE_BYTES: Final = 1 << 20
+DIFFERENCES_MAX: Final = 100  # more are counted, not listed
+
+
+class Memory(Protocol):
+    """What the comparison looks at."""
+
+    @property
+    def log(self) -> Log:
+        """The log in memory."""
+
+    def find(self, session_id: int) -> Session | None:
+        """A session as it stands."""
+
+    def named(self, name: str) -> int | None:
+        """The session of this name, or None."""
+
+    def packed_message(self, session_id: int, seq: int) -> bytes | None:
+        """A message as it is held, or None."""
+
+
+class Read(NamedTuple):
+    """A fact read from the file, with its message as memory should hold it."""
+
+    fact: Fact
+    packed: bytes
+
+
+@dataclass(slots=True)
+class Slice:
+    """Some facts to compare, and what was found wrong in the file itself."""
+
+    position: int
+    reads: list[Read] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a comparison of `checked` facts, up to `position`, came to."""
+
+    position: int
+    checked: int
+    differences: tuple[str, ...]
+    differences_count: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether the file, memory and the digests agree."""
+        return self.differences_count == 0
+
+
+class FileReader:
+    """Reads the file at the position where it began, and checks all that needs no memory."""
+
+    def __init__(self, connection: sqlite3.Connection, opened_with: Sequences, opened_as: Identity) -> None:
+        self._connection = connection
+        self._opened_with = opened_with
+        self._opened_as = opened_as
+        self._head = digest.GENESIS
+        self._replay = Replay()
+        self._named = self._with_meta = self._messages_with_meta = self._messages = 0
+        self._piece = Slice(0)  # what is being filled
+        self.total = 0
+
+    def slices(self) -> Iterator[Slice]:
+        """The facts in order, then what the counts show. Pins the WAL while it lasts."""
+        connection = self._connection
+        own_transaction = not connection.in_transaction
+        if own_transaction:
+            connection.execute("BEGIN")
+        try:
+            self.total = last_position(connection)
+            yield from self._facts()
+            for finding in self._check_tables():
+                self._piece.findings.append(finding)  # told even if the next check breaks off
+            yield self._piece
+        except (CorruptDatabase, sqlite3.Error) as error:
+            yield Slice(self.total, findings=[*self._piece.findings, str(error)])
+        finally:
+            if own_transaction and connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _facts(self) -> Iterator[Slice]:
+        size = 0
+        for fact, stored in stored_facts(self._connection, self._replay):
+            piece = self._piece
+            self._head = digest.chain(self._head, fact)
+            if self._head != stored:
+                piece.findings.append(f"position {fact.position}: the digest does not match what is stored")
+                self._head = stored  # name each break once
+            packed = pack_message(fact) if fact.kind is Kind.MESSAGE_APPENDED else b""
+            self._count(fact)
+            piece.reads.append(Read(fact, packed))
+            piece.position = fact.position
+            size += len(packed)
+            if len(piece.reads) == SLICE_FACTS or size >= SLICE_BYTES:
+                self._piece, size = Slice(fact.position), 0
+                yield piece
+        piece, self._piece = self._piece, Slice(self.total)
+        yield piece
+
+    def _count(self, fact: Fact) -> None:
+        if fact.kind is Kind.MESSAGE_APPENDED:
+            self._messages += 1
+            self._messages_with_meta += fact.meta is not None
+        elif fact.kind is Kind.SESSION_CREATED:
+            self._named += bool(fact.content)
+            self._with_meta += fact.meta is not None
+
+    def _check_tables(self) -> Iterator[str]:
+        for table, expected in (
+            ("sessions", len(self._replay.seqs)),
+            ("messages", self._messages),
+            ("message_meta", self._messages_with_meta),
+            ("session_meta", self._with_meta),
+            ("session_names", self._named),
+        ):
+            (count,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            if count != expected:
+                yield f"{table} has {count} rows where the log says {expected}"
+        yield from self._check_closed_flags()
+        if identity(self._connection) != self._opened_as:
+            yield "the database id or epoch has changed"
+        given_out = sequences(self._connection)
+        expected_ids = Sequences(
+            max(self._opened_with.sessions, self._replay.last_session),
+            max(self._opened_with.messages, self._replay.last_message),
+        )
+        if given_out != expected_ids:
+            yield f"sqlite_sequence has {given_out} where the log says {expected_ids}"
+
+    def _check_closed_flags(self) -> Iterator[str]:
+        closed = self._replay.closed()
+        for session_id, flag in self._connection.execute("SELECT id, closed FROM sessions WHERE closed <> 0"):
+            if flag != 1 or session_id not in closed:
+                yield f"session {session_id} is flagged as closed ({flag}), but the log does not close it"
+            closed.discard(session_id)
+        for session_id in sorted(closed):
+            yield f"session {session_id} is not flagged as closed, but the log closes it"
+
+
+class Comparison:
+    """Compares slices with memory and gathers the differences."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._begun_at = memory.log.position
+        self._differences: list[str] = []
+        self._count = 0
+        self.checked = 0
+
+    def compare(self, piece: Slice) -> None:
+        """Take the next slice; runs in the engine's thread."""
+        for finding in piece.findings:
+            self._differ(finding)
+        for fact, packed in piece.reads:
+            self.checked += 1
+            if not self._same(fact, packed):
+                self._differ(f"position {fact.position}: memory differs from the file")
+
+    def _same(self, fact: Fact, packed: bytes) -> bool:
+        memory = self._memory
+        if fact.position > memory.log.position:
+            return False
+        if memory.log.entry(fact.position) != (fact.kind, fact.session_id, fact.seq):
+            return False
+        if fact.kind is Kind.MESSAGE_APPENDED:
+            return memory.packed_message(fact.session_id, fact.seq) == packed
+        session = memory.find(fact.session_id)
+        if session is None:
+            return False
+        if fact.kind is Kind.SESSION_CLOSED:
+            return session.closed_at == fact.position
+        info = session.info()
+        meta = fact.meta.packed if fact.meta else None
+        if info.name is not None and memory.named(info.name) != info.id:
+            return False
+        return (info.name or "", info.created_at, info.packed_meta) == (fact.content, fact.created_at, meta)
+
+    def _differ(self, text: str) -> None:
+        self._count += 1
+        if len(self._differences) < DIFFERENCES_MAX:
+            self._differences.append(text)
+
+    def report(self, position: int) -> Report:
+        """The result, after the last slice; `position` is the last one that was in the file."""
+        if position < self._begun_at:
+            self._differ(f"the file ends at position {position}, memory had {self._begun_at} before that")
+        return Report(position, self.checked, tuple(self._differences), self._count)
