@@ -1,0 +1,259 @@
+"""The ROUTER socket: what arrives, and replies that wait for nobody.
+
+A reply is sent at once where the peer takes it. Where the peer's queue is full, where large replies to
+it are still on their way, or where this turn's time for rendering reads is used up, its further replies
+wait here in order, reads as the commands that they came as. Waiting replies are sent peer by peer in
+turn, so nobody's reads hold up anybody else. One peer costs at most (see docs/operations.md): SEND_HWM
+replies under LARGE_REPLY_BYTES, IN_FLIGHT_BYTES_MAX and one reply of larger ones, and WAITING_BYTES_MAX
+of waiting ones; what goes over that is lost and counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import zmq
+
+from armin_broker import protocol
+
+logger = logging.getLogger(__name__)
+
+SEND_HWM: Final = 1_000  # replies in libzmq's queue to one peer
+RECEIVE_HWM: Final = 256  # commands in libzmq's queue from one peer
+LARGE_REPLY_BYTES: Final = 64 << 10  # from here on replies are sent without a copy and tracked
+IN_FLIGHT_BYTES_MAX: Final = 16 << 20  # large replies on their way to one peer
+WAITING_BYTES_MAX: Final = (
+    32 << 20
+)  # replies and commands waiting here for one peer, what holds them included
+WAITING_OVERHEAD_BYTES: Final = 400  # what holds one of them
+RENDER_MS: Final = 20  # of a turn spent on reads; at least one is rendered
+
+_KEPT_FRAMES: Final = 1 + protocol.ENVELOPE_FRAMES_MAX + 1  # routing id, envelope, command
+
+
+def monotonic_ms() -> float:
+    """A clock for durations and deadlines."""
+    return time.monotonic() * 1000
+
+
+class Unrendered(NamedTuple):
+    """A read that is answered when its reply is sent; if that is later, from its command."""
+
+    render: Callable[[], bytes]
+    payload: bytes
+
+
+Reply = bytes | Unrendered
+
+
+class _Waiting(NamedTuple):
+    """A reply, or the command of a read that is still to be rendered."""
+
+    envelope: list[bytes]
+    data: bytes
+    is_command: bool
+
+    def weight(self) -> int:
+        """Bytes that it holds."""
+        return WAITING_OVERHEAD_BYTES + len(self.data) + sum(map(len, self.envelope))
+
+
+class Arrival(NamedTuple):
+    """One message: the frames to return in front of the reply, and the command, or what is wrong."""
+
+    envelope: list[bytes]
+    payload: bytes
+    problem: str | None
+
+
+@dataclass(slots=True)
+class _Peer:
+    """A peer that is behind."""
+
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    waiting_bytes: int = 0
+    in_flight: deque[tuple[zmq.MessageTracker, int]] = field(default_factory=deque)
+
+    def in_flight_bytes(self) -> int:
+        """Bytes of large replies that libzmq still holds."""
+        while self.in_flight and self.in_flight[0][0].done:
+            self.in_flight.popleft()
+        return sum(size for _, size in self.in_flight)
+
+
+class CommandSocket:
+    """Owns the ROUTER. `answer` renders the reply to the command of a read that had to wait."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        clock: Callable[[], float] = monotonic_ms,
+    ) -> None:
+        socket = context.socket(zmq.ROUTER)
+        socket.router_mandatory = True
+        socket.sndhwm = SEND_HWM
+        socket.rcvhwm = RECEIVE_HWM
+        socket.maxmsgsize = protocol.COMMAND_BYTES_MAX
+        self.socket = socket
+        self.received = 0
+        self.replies_lost = 0
+        self.answer: Callable[[bytes], bytes] = _no_answer
+        self._clock = clock
+        self._render_ms_left = float(RENDER_MS)
+        self._peers: dict[bytes, _Peer] = {}  # the one that was served longest ago first
+
+    # --- in ---
+
+    def drain(self, count_max: int, bytes_max: int) -> list[Arrival]:
+        """What has arrived, in order, bounded by count and bytes."""
+        arrivals: list[Arrival] = []
+        size = 0
+        while len(arrivals) < count_max and size < bytes_max:
+            try:
+                frames, dropped = self._receive()
+            except zmq.Again:
+                break
+            size += len(frames[-1])
+            arrivals.append(_arrival(frames, dropped))
+        self.received += len(arrivals)
+        return arrivals
+
+    def _receive(self) -> tuple[list[bytes], bool]:
+        """One message's first frames, and whether there were more than a command may have."""
+        socket = self.socket
+        frames = [socket.recv(zmq.NOBLOCK)]
+        dropped = False
+        while socket.getsockopt(zmq.RCVMORE):
+            frame = socket.recv()
+            if len(frames) < _KEPT_FRAMES:
+                frames.append(frame)
+            else:
+                dropped = True
+        return frames, dropped
+
+    # --- out ---
+
+    def send(self, envelope: list[bytes], reply: Reply) -> None:
+        """Answer; `envelope` begins with the routing id. Replies to one peer keep their order."""
+        peer = self._peers.get(envelope[0])
+        blocked = peer is not None and (peer.waiting or peer.in_flight_bytes() > IN_FLIGHT_BYTES_MAX)
+        if isinstance(reply, Unrendered):
+            if blocked or self._render_ms_left <= 0:
+                self._wait(_Waiting(envelope, reply.payload, is_command=True))
+                return
+            rendered = self._timed(reply.render)
+        elif blocked:
+            self._wait(_Waiting(envelope, reply, is_command=False))
+            return
+        else:
+            rendered = reply
+        try:
+            self._send_now(envelope, rendered)
+        except zmq.Again:
+            self._wait(_Waiting(envelope, rendered, is_command=False))
+
+    def _timed(self, render: Callable[[], bytes]) -> bytes:
+        began = self._clock()
+        rendered = render()
+        self._render_ms_left -= self._clock() - began
+        return rendered
+
+    def _send_now(self, envelope: list[bytes], rendered: bytes) -> bool:
+        """Hand a reply to libzmq; False, counted, where the peer is gone. Raises zmq.Again if it is full."""
+        try:
+            if len(rendered) < LARGE_REPLY_BYTES:
+                self.socket.send_multipart([*envelope, rendered], zmq.NOBLOCK)
+                return True
+            # Only the first frame can be refused; the rest of the message follows it.
+            for frame in envelope:
+                self.socket.send(frame, zmq.SNDMORE | zmq.NOBLOCK)
+            tracker = self.socket.send(rendered, zmq.NOBLOCK, copy=False, track=True)
+        except zmq.Again:
+            raise
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self.replies_lost += 1
+            return False
+        assert tracker is not None, "asked for with track=True"
+        self._peers.setdefault(envelope[0], _Peer()).in_flight.append((tracker, len(rendered)))
+        return True
+
+    def _wait(self, waiting: _Waiting) -> None:
+        peer = self._peers.setdefault(waiting.envelope[0], _Peer())
+        weight = waiting.weight()
+        if peer.waiting_bytes + weight > WAITING_BYTES_MAX:
+            self.replies_lost += 1
+            return
+        peer.waiting_bytes += weight
+        peer.waiting.append(waiting)
+
+    @property
+    def behind(self) -> bool:
+        """Whether any peer has to be looked after by `flush`."""
+        return bool(self._peers)
+
+    def flush(self) -> bool:
+        """Begin a turn: send on to peers that were behind, one reply each in turn.
+
+        Ends when nobody takes more (False), or when the time for rendering is used up (True).
+        """
+        self._render_ms_left = RENDER_MS
+        ready = list(self._peers)
+        while ready:
+            still_ready = []
+            for routing_id in ready:
+                if self._render_ms_left <= 0:
+                    return True
+                if self._flush_one(routing_id):
+                    still_ready.append(routing_id)
+            ready = still_ready
+        return False
+
+    def _flush_one(self, routing_id: bytes) -> bool:
+        """Send a peer's next reply; whether it may take another one."""
+        peer = self._peers.pop(routing_id)
+        if not peer.waiting:
+            if peer.in_flight_bytes():
+                self._peers[routing_id] = peer
+            return False
+        self._peers[routing_id] = peer  # behind all others
+        if peer.in_flight_bytes() > IN_FLIGHT_BYTES_MAX:
+            return False
+        waiting = peer.waiting.popleft()
+        peer.waiting_bytes -= waiting.weight()
+        if waiting.is_command:
+            rendered = self._timed(lambda: self.answer(waiting.data))
+            waiting = _Waiting(waiting.envelope, rendered, is_command=False)
+        try:
+            taken = self._send_now(waiting.envelope, waiting.data)
+        except zmq.Again:
+            peer.waiting.appendleft(waiting)  # as rendered: a read is answered once
+            peer.waiting_bytes += waiting.weight()
+            return False
+        if not taken:
+            self.replies_lost += len(peer.waiting)
+            del self._peers[routing_id]
+        return taken
+
+
+def _no_answer(payload: bytes) -> bytes:
+    raise NotImplementedError("set by whoever sends unrendered replies")
+
+
+def _arrival(frames: list[bytes], dropped: bool) -> Arrival:
+    envelope, payload = frames[:-1], frames[-1]
+    for index in range(1, len(envelope)):
+        if len(envelope[index]) > protocol.ENVELOPE_FRAME_BYTES_MAX:
+            problem = f"an envelope frame is larger than {protocol.ENVELOPE_FRAME_BYTES_MAX} bytes"
+            return Arrival(envelope[:index], b"", problem)
+    if dropped:
+        problem = f"the envelope has more than {protocol.ENVELOPE_FRAMES_MAX} frames"
+        return Arrival(envelope, b"", problem)
+    return Arrival(envelope, payload, None)

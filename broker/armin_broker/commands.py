@@ -1,0 +1,322 @@
+"""The wire's verbs: each parses its fields once, and answers from what it parsed.
+
+A command is a Write (goes into the group commit), a Read (answered after it) or a Barrier (ends a
+group). Order of work for each verb: shape, limits, then act.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
+
+from armin_broker import protocol, replies
+from armin_broker.decode import decode
+from armin_engine import limits, records
+from armin_engine.armin import Armin, append_command
+from armin_engine.errors import BadRequest, CommandError, EngineError, TooLarge
+from armin_engine.plan import Outcome
+
+
+class UnknownOp(CommandError):
+    """The command names no verb of this version."""
+
+    code: ClassVar[str] = "unknown_op"
+
+
+class ShuttingDown(EngineError):
+    """The engine is going; the command was not taken."""
+
+    code: ClassVar[str] = "shutting_down"
+    retry = True
+
+
+class InternalFault(EngineError):
+    """Our own bug; it is in the daemon's log."""
+
+    code: ClassVar[str] = "internal"
+
+
+class Service(Protocol):
+    """What the verbs act on."""
+
+    armin: Armin
+
+    def hello(self) -> dict[str, Any]:
+        """Fields of `hello`."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges."""
+
+    def publish_sync(self, token: str) -> None:
+        """Put the token on the live socket, behind all that was committed before."""
+
+    def count_heal(self) -> None:
+        """A follower says that it had lost something."""
+
+    def verify(self, job: int | None) -> dict[str, Any]:
+        """Start a verification, or look at one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Part of the group commit."""
+
+    command: records.Command
+    render: Callable[[int, Outcome], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Answered from memory after the commit; must change nothing."""
+
+    answer: Callable[[Service], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Ends a group: what came before it is committed and published first."""
+
+    act: Callable[[Service], bytes]
+
+
+Parsed = Write | Read | Barrier
+_Fields = dict[str, Any]
+
+_KNOWN: Final = {
+    op: frozenset(("op", *fields.required, *fields.optional)) for op, fields in protocol.OPS.items()
+}
+_TOKEN: Final = re.compile(rf"[a-z0-9]{{1,{protocol.SYNC_TOKEN_MAX}}}")
+_REASON_BYTES_MAX: Final = 64
+_NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quoted in an error
+
+
+def parse(payload: bytes) -> Parsed:
+    """The typed command in a frame. Raises a CommandError."""
+    fields = decode(payload)
+    op = fields.get("op")
+    if type(op) is not str:
+        raise BadRequest("op must be a string", field="op")
+    known = _KNOWN.get(op)
+    if known is None:
+        raise UnknownOp(f"there is no op {op[:_NAME_SHOWN]!r} in {protocol.PROTOCOL}", field="op")
+    if not known.issuperset(fields):
+        unknown = min(fields.keys() - known)
+        raise BadRequest(f"{op} has no field {unknown[:_NAME_SHOWN]!r}", field=unknown[:_NAME_SHOWN])
+    for name in protocol.OPS[op].required:
+        if name not in fields:
+            raise BadRequest(f"{op} needs the field {name}", field=name)
+    return _VERBS[op](fields)
+
+
+def _hello(fields: _Fields) -> Read:
+    return Read(lambda service: replies.ok(service.armin.position, service.hello()))
+
+
+def _ping(fields: _Fields) -> Read:
+    return Read(lambda service: replies.ok(service.armin.position, {}))
+
+
+def _create_session(fields: _Fields) -> Write:
+    name, meta = fields.get("name"), fields.get("meta")
+    command = records.CreateSession(
+        None if name is None else records.check_name(name), None if meta is None else records.check_meta(meta)
+    )
+    return Write(command, replies.created)
+
+
+def _append(fields: _Fields) -> Write:
+    message = records.new_message(fields["role"], fields["content"], fields.get("meta"))
+    return Write(append_command(fields["session_id"], (message,), fields.get("expect_seq")), replies.appended)
+
+
+def _append_many(fields: _Fields) -> Write:
+    if type(fields["messages"]) is not list:
+        raise BadRequest("messages must be an array", field="messages")
+    messages = records.check_messages(fields["messages"])
+    return Write(
+        append_command(fields["session_id"], messages, fields.get("expect_seq")), replies.appended_many
+    )
+
+
+def _close_session(fields: _Fields) -> Write:
+    return Write(records.CloseSession(records.check_id(fields["session_id"], "session_id")), replies.closed)
+
+
+def _session(fields: _Fields) -> Read:
+    session_id, name = fields.get("session_id"), fields.get("name")
+    if (session_id is None) == (name is None):
+        raise BadRequest("session needs either session_id or name", field="session_id")
+    if session_id is not None:
+        records.check_id(session_id, "session_id")
+    else:
+        records.check_name(name)
+
+    def answer(service: Service) -> bytes:
+        info = service.armin.session(session_id, name=name)
+        return replies.session(service.armin.position, info.pack())
+
+    return Read(answer)
+
+
+def _sessions(fields: _Fields) -> Read:
+    after, before, limit = _cursors(fields)
+    closed = fields.get("closed")
+    if closed is not None and type(closed) is not bool:
+        raise BadRequest("closed must be true or false", field="closed")
+
+    def answer(service: Service) -> bytes:
+        page = service.armin.sessions(after=after, before=before, limit=limit, closed=closed)
+        packed = [info.pack() for info in page.sessions]
+        return replies.page(service.armin.position, "sessions", packed, len(packed), {"more": page.more})
+
+    return Read(answer)
+
+
+def _tails(fields: _Fields) -> Read:
+    session_ids = fields["session_ids"]
+    if type(session_ids) is not list:
+        raise BadRequest("session_ids must be an array", field="session_ids")
+    if len(session_ids) > limits.TAILS_MAX:
+        raise TooLarge(
+            f"session_ids holds {len(session_ids)} ids, over the limit of {limits.TAILS_MAX}",
+            field="session_ids",
+            limit=limits.TAILS_MAX,
+        )
+    for index, session_id in enumerate(session_ids):
+        records.check_id(session_id, f"session_ids[{index}]")
+    return Read(
+        lambda service: replies.ok(service.armin.position, {"tails": service.armin.tails(session_ids)})
+    )
+
+
+def _read(fields: _Fields) -> Read:
+    session_id = records.check_id(fields["session_id"], "session_id")
+    after, before, limit = _cursors(fields)
+    reason = fields.get("reason")
+    if reason is not None:
+        records.check_text(reason, "reason", _REASON_BYTES_MAX)
+
+    def answer(service: Service) -> bytes:
+        page = service.armin.read(session_id, after=after, before=before, limit=limit)
+        if reason == "heal":
+            service.count_heal()
+        rest = {"more": page.more, "seq": page.seq, "closed": page.closed}
+        return replies.page(service.armin.position, "messages", (page.packed,), page.count, rest)
+
+    return Read(answer)
+
+
+def _snapshot(fields: _Fields) -> Read:
+    session_id = records.check_id(fields["session_id"], "session_id")
+    after, _, limit = _cursors(fields)
+
+    def answer(service: Service) -> bytes:
+        return _snapshot_page(service, service.armin.read_snapshot(session_id, after=after or 0, limit=limit))
+
+    return Read(answer)
+
+
+def _delta(fields: _Fields) -> Read:
+    session_id = records.check_id(fields["session_id"], "session_id")
+    after, _, limit = _cursors(fields)
+    snapshot_position = fields.get("snapshot_position")
+    if snapshot_position is not None:
+        records.check_cursor(snapshot_position, "snapshot_position")
+
+    def answer(service: Service) -> bytes:
+        page = service.armin.read_delta(
+            session_id, after=after or 0, limit=limit, snapshot_position=snapshot_position
+        )
+        return _snapshot_page(service, page)
+
+    return Read(answer)
+
+
+def _snapshot_page(service: Service, page: Any) -> bytes:
+    rest = {
+        "more": page.more,
+        "snapshot_position": page.snapshot_position,
+        "snapshot_seq": page.snapshot_seq,
+    }
+    return replies.page(service.armin.position, "messages", (page.packed,), page.count, rest)
+
+
+def _refresh_snapshot(fields: _Fields) -> Barrier:
+    def act(service: Service) -> bytes:
+        position = service.armin.refresh_snapshot()
+        return replies.ok(service.armin.position, {"snapshot_position": position})
+
+    return Barrier(act)
+
+
+def _log(fields: _Fields) -> Read:
+    after, _, limit = _cursors(fields)
+
+    def answer(service: Service) -> bytes:
+        page = service.armin.events(after=after or 0, limit=limit)
+        packed = [event.packed for event in page.events]
+        return replies.page(service.armin.position, "events", packed, len(packed), {"more": page.more})
+
+    return Read(answer)
+
+
+def _sync(fields: _Fields) -> Barrier:
+    token = fields["token"]
+    if type(token) is not str or _TOKEN.fullmatch(token) is None:
+        raise BadRequest(
+            f"token must be 1 to {protocol.SYNC_TOKEN_MAX} of a-z and 0-9",
+            field="token",
+            limit=protocol.SYNC_TOKEN_MAX,
+        )
+
+    def act(service: Service) -> bytes:
+        service.publish_sync(token)
+        return replies.ok(service.armin.position, {})
+
+    return Barrier(act)
+
+
+def _stats(fields: _Fields) -> Read:
+    return Read(lambda service: replies.ok(service.armin.position, service.stats()))
+
+
+def _verify(fields: _Fields) -> Read:
+    job = fields.get("job")
+    if job is not None:
+        records.check_id(job, "job")
+    return Read(lambda service: replies.ok(service.armin.position, service.verify(job)))
+
+
+def _cursors(fields: _Fields) -> tuple[int | None, int | None, int]:
+    """`after`, `before` and `limit`, as far as the verb has them."""
+    after, before, limit = fields.get("after"), fields.get("before"), fields.get("limit")
+    if after is not None:
+        records.check_cursor(after, "after")
+    if before is not None:
+        records.check_id(before, "before")
+    if after is not None and before is not None:
+        raise BadRequest("give either after or before", field="before")
+    return after, before, limits.PAGE_ITEMS_DEFAULT if limit is None else records.check_limit(limit)
+
+
+_VERBS: Final[dict[str, Callable[[_Fields], Parsed]]] = {
+    "hello": _hello,
+    "ping": _ping,
+    "create_session": _create_session,
+    "append": _append,
+    "append_many": _append_many,
+    "close_session": _close_session,
+    "session": _session,
+    "sessions": _sessions,
+    "tails": _tails,
+    "read": _read,
+    "snapshot": _snapshot,
+    "delta": _delta,
+    "refresh_snapshot": _refresh_snapshot,
+    "log": _log,
+    "sync": _sync,
+    "stats": _stats,
+    "verify": _verify,
+}

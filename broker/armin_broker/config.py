@@ -1,0 +1,36 @@
+"""What the daemon is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from armin_broker import protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of one daemon; every one has a reason to be what it is unless told otherwise."""
+
+    directory: Path
+    ipc_directory: Path | None = None  # where the sockets go; default `directory`
+    tcp_host: str | None = None
+    tcp_port: int = 0  # commands; live and effects on the two ports after it. 0: three free ports
+    memory_budget: int | None = None  # bytes of history; default three quarters of the machine's memory
+
+    group_commands_max: int = 1024  # commands drained, and so committed, at a time
+    group_bytes_max: int = 4 << 20
+    snapshot_messages: int = 4096  # the delta is folded into the snapshot at this many messages
+    snapshot_bytes: int = 4 << 20  # or at this many bytes
+    effects_backlog: int = 10_000  # effects kept while no worker takes them
+    effects_backlog_bytes: int = 64 << 20
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.directory / protocol.DATABASE_FILE
+
+    @property
+    def sockets(self) -> Path:
+        """The directory of the three ipc sockets."""
+        return self.directory if self.ipc_directory is None else self.ipc_directory

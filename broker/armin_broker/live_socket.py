@@ -1,0 +1,44 @@
+"""The PUB socket: what was committed, in order, plus heartbeats. It drops, silently, for slow readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgpack
+import zmq
+
+from armin_broker import protocol
+from armin_engine.records import Event, Kind
+
+SEND_HWM: Final = 4_096  # events in libzmq's queue to one subscriber; each is at most 64 KiB and shared
+SUBSCRIPTION_BYTES_MAX: Final = 512  # all that subscribers send: topics, at most 71 bytes, and handshakes
+
+_TOPICS: Final[dict[Kind, Callable[[int], bytes]]] = {
+    Kind.SESSION_CREATED: protocol.created_topic,
+    Kind.MESSAGE_APPENDED: protocol.message_topic,
+    Kind.SESSION_CLOSED: protocol.closed_topic,
+}
+
+
+class LiveSocket:
+    """Owns the PUB; a listener of the engine's hub."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        socket = context.socket(zmq.PUB)
+        socket.sndhwm = SEND_HWM
+        socket.maxmsgsize = SUBSCRIPTION_BYTES_MAX
+        self.socket = socket
+        self.published = 0
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Announce the facts of one commit."""
+        for event in events:
+            topic = _TOPICS[event.kind](event.session_id)
+            self.socket.send(topic, zmq.SNDMORE | zmq.NOBLOCK)
+            self.socket.send(event.packed, zmq.NOBLOCK)
+        self.published += len(events)
+
+    def announce(self, topic: bytes, fields: dict[str, Any]) -> None:
+        """Publish something that is no fact: a heartbeat, a goodbye, a follower's sync."""
+        self.socket.send_multipart([topic, msgpack.packb(fields)], zmq.NOBLOCK)

@@ -1,0 +1,283 @@
+"""The loop: wait, drain, commit, derive and publish, emit, answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from typing import Any, Final, NamedTuple
+
+import zmq
+
+from armin_broker import protocol, replies
+from armin_broker.command_socket import Arrival, CommandSocket, Unrendered, monotonic_ms
+from armin_broker.commands import Barrier, InternalFault, Parsed, Read, ShuttingDown, Write, parse
+from armin_broker.config import Config
+from armin_broker.effects_socket import EffectsSocket
+from armin_broker.live_socket import LiveSocket
+from armin_broker.verification import Verifier
+from armin_engine import Armin
+from armin_engine.errors import BadRequest, EngineError
+from armin_engine.plan import Outcome
+
+logger = logging.getLogger(__name__)
+
+BEHIND_POLL_MS: Final = 5  # between looks at peers that are behind
+VERIFY_POLL_MS: Final = 1  # between looks at a verification's thread
+FINISH_MS: Final = 1000  # for replies that wait, and for refusals, before the sockets close
+
+
+class _Entry(NamedTuple):
+    """One command of a group."""
+
+    arrival: Arrival
+    parsed: Parsed | EngineError
+
+
+class Loop:
+    """Serves one engine through three sockets, in one thread, until it is told to stop."""
+
+    def __init__(
+        self,
+        armin: Armin,
+        config: Config,
+        commands: CommandSocket,
+        live: LiveSocket,
+        effects: EffectsSocket,
+        wake: int,
+        endpoints: dict[str, dict[str, Any]],
+        clock: Callable[[], float] = monotonic_ms,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.armin = armin
+        self.engine_id = uuid.uuid4().hex  # new at each start: followers see that they must look again
+        self._config = config
+        self._commands = commands
+        self._live = live
+        self._effects = effects
+        self._wake = wake
+        self._endpoints = endpoints
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._version = metadata.version("armin")
+        self._verifier = Verifier(armin)
+        self._started = clock()
+        self._next_heartbeat = self._started
+        self._stopping = False
+        self._heals = 0
+        self._groups = 0
+        self._errors = 0
+        self._poller = zmq.Poller()
+        self._poller.register(commands.socket, zmq.POLLIN)
+        self._poller.register(wake, zmq.POLLIN)
+        armin.live.attach(live)
+        commands.answer = self._answer
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopping:
+            self._wait(self._tick())
+            arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
+            if arrivals:
+                self._serve(arrivals)
+        self._finish()
+
+    def stop(self) -> None:
+        """Ask the loop to end; from a signal handler, with a byte on the wake descriptor behind it."""
+        self._stopping = True
+
+    # --- one turn ---------------------------------------------------------------------------------
+
+    def _tick(self) -> float:
+        """Do what is due; returns the next deadline."""
+        now = self._clock()
+        if now >= self._next_heartbeat:
+            self._announce(protocol.HEARTBEAT_TOPIC, "heartbeat", time=int(self._wall_clock() * 1000))
+            self._next_heartbeat = now + protocol.HEARTBEAT_MS
+        deadline = self._next_heartbeat
+        if self._effects.backlog:
+            self._effects.flush()
+        ready = self._commands.flush()
+        if self._commands.behind:
+            deadline = min(deadline, now if ready else now + BEHIND_POLL_MS)
+        if self._verifier.running:
+            self._verifier.step()
+            deadline = min(deadline, now + VERIFY_POLL_MS)
+        return deadline
+
+    def _wait(self, deadline: float) -> None:
+        if self._effects.backlog:
+            self._poller.register(self._effects.socket, zmq.POLLOUT)
+        elif self._effects.socket in self._poller:
+            self._poller.unregister(self._effects.socket)
+        self._poller.poll(max(0, int(deadline - self._clock() + 1)))
+
+    def _serve(self, arrivals: Sequence[Arrival]) -> None:
+        """Commit and answer what was drained, group by group; a barrier ends a group."""
+        group: list[_Entry] = []
+        for arrival in arrivals:
+            parsed = self._parse(arrival)
+            if isinstance(parsed, Barrier):
+                self._commit_and_answer(group)
+                group = []
+                self._commands.send(arrival.envelope, self._act(parsed.act))
+            else:
+                group.append(_Entry(arrival, parsed))
+        self._commit_and_answer(group)
+        if (
+            self.armin.delta_messages >= self._config.snapshot_messages
+            or self.armin.delta_bytes >= self._config.snapshot_bytes
+        ):
+            self.armin.refresh_snapshot()
+
+    def _parse(self, arrival: Arrival) -> Parsed | EngineError:
+        if arrival.problem is not None:
+            return BadRequest(arrival.problem, field="envelope")
+        try:
+            return parse(arrival.payload)
+        except EngineError as error:
+            return error
+        except Exception:
+            logger.exception("parsing a command of %d bytes failed", len(arrival.payload))
+            return InternalFault("the engine failed on this command; its log says more")
+
+    def _commit_and_answer(self, group: Sequence[_Entry]) -> None:
+        if not group:
+            return
+        self._groups += 1
+        writes = [parsed for _, parsed in group if isinstance(parsed, Write)]
+        outcomes = iter(self._apply(writes))
+        for arrival, parsed in group:
+            if isinstance(parsed, Write):
+                self._commands.send(arrival.envelope, self._render(parsed, next(outcomes)))
+            elif isinstance(parsed, Read):
+                read = Unrendered(partial(self._act, parsed.answer), arrival.payload)
+                self._commands.send(arrival.envelope, read)
+            else:
+                assert isinstance(parsed, EngineError), "barriers never enter a group"
+                self._commands.send(arrival.envelope, self._fault(parsed))
+
+    def _apply(self, writes: Sequence[Write]) -> Sequence[Outcome]:
+        if not writes:
+            return ()
+        try:
+            return self.armin.apply([write.command for write in writes])
+        except Exception:
+            logger.exception("a group of %d writes failed", len(writes))
+            fault = InternalFault("the engine failed on this group; the outcome of its writes is unknown")
+            return [fault] * len(writes)
+
+    def _render(self, write: Write, outcome: Outcome) -> bytes:
+        if isinstance(outcome, EngineError):
+            return self._fault(outcome)
+        return write.render(self.armin.position, outcome)
+
+    def _answer(self, payload: bytes) -> bytes:
+        """The reply to a read that had to wait, from its command."""
+        read = parse(payload)
+        assert isinstance(read, Read), "only reads wait unrendered"
+        return self._act(read.answer)
+
+    def _act(self, act: Callable[[Loop], bytes]) -> bytes:
+        try:
+            return act(self)
+        except EngineError as error:
+            return self._fault(error)
+        except Exception:
+            logger.exception("a command failed")
+            return self._fault(InternalFault("the engine failed on this command; its log says more"))
+
+    def _fault(self, error: EngineError) -> bytes:
+        self._errors += 1
+        return replies.error(self.armin.position, error)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Hand over what waits, refuse what was not taken, say goodbye; at most FINISH_MS."""
+        self._verifier.stop()
+        refusal = replies.error(self.armin.position, ShuttingDown("the engine is shutting down"))
+        deadline = self._clock() + FINISH_MS
+        while True:
+            arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
+            for arrival in arrivals:
+                self._commands.send(arrival.envelope, refusal)
+            self._commands.flush()
+            if not (arrivals or self._commands.behind) or self._clock() >= deadline:
+                break
+            self._commands.socket.poll(BEHIND_POLL_MS)
+        if self._commands.behind:
+            logger.warning("some replies were not taken by their peers before the end")
+        self._effects.flush()
+        self._announce(protocol.GOODBYE_TOPIC, "goodbye")
+
+    # --- what the verbs act on ----------------------------------------------------------------------
+
+    def _announce(self, topic: bytes, kind: str, **fields: Any) -> None:
+        identity = self.armin.identity
+        self._live.announce(
+            topic,
+            {
+                "type": kind,
+                "position": self.armin.position,
+                "database": identity.database,
+                "epoch": identity.epoch,
+                "engine": self.engine_id,
+                **fields,
+            },
+        )
+
+    def publish_sync(self, token: str) -> None:
+        """Put a follower's token on the live socket, behind everything committed before."""
+        self._announce(protocol.sync_topic(token), "sync", token=token)
+
+    def count_heal(self) -> None:
+        """A follower says that it had lost something."""
+        self._heals += 1
+
+    def verify(self, job: int | None) -> dict[str, Any]:
+        """Start a verification, or look at one."""
+        return self._verifier.ask(job)
+
+    def hello(self) -> dict[str, Any]:
+        """Who this engine is, and what it can do."""
+        identity = self.armin.identity
+        return {
+            "protocol": protocol.PROTOCOL,
+            "version": self._version,
+            "features": list(protocol.FEATURES),
+            "database": identity.database,
+            "epoch": identity.epoch,
+            "engine": self.engine_id,
+            "endpoints": self._endpoints,
+            "limits": protocol.LIMITS,
+            "durability": protocol.DURABILITY,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and gauges as they stand."""
+        counters = self.armin.counters
+        return {
+            "pid": os.getpid(),
+            "writes_refused": self.armin.writes_refused,
+            **self.armin.gauges(),
+            "uptime_ms": int(self._clock() - self._started),
+            "commands": self._commands.received,
+            "groups": self._groups,
+            "commits": counters.commits,
+            "commits_failed": counters.commits_failed,
+            "facts": counters.facts,
+            "refreshes": counters.refreshes,
+            "errors": self._errors,
+            "replies_lost": self._commands.replies_lost,
+            "published": self._live.published,
+            "heals": self._heals,
+            "effects_sent": self._effects.sent,
+            "effects_backlog": self._effects.backlog,
+            "effects_dropped": self._effects.dropped,
+            "effects_failed": counters.effects_failed,
+        }

@@ -1,0 +1,144 @@
+"""The wire, version ``armin/1``: names, limits and shapes as pure data.
+
+Nothing here opens a socket or knows the engine, so clients may import it. docs/protocol.md says the
+same in words; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+PROTOCOL: Final = "armin/1"
+
+FEATURES: Final[tuple[str, ...]] = ("names", "meta")  # what a later daemon may have beyond the first armin/1
+DURABILITY: Final = {"journal_mode": "wal", "synchronous": "full", "fullfsync": True}
+
+ROLES: Final = ("user", "assistant", "system", "tool")
+
+# Socket names: the files under an engine's directory, and the offset from the TCP port.
+COMMANDS_SOCKET: Final = "commands.sock"
+LIVE_SOCKET: Final = "live.sock"
+EFFECTS_SOCKET: Final = "effects.sock"
+LIVE_PORT_OFFSET: Final = 1
+EFFECTS_PORT_OFFSET: Final = 2
+IPC_PATH_BYTES_MAX: Final = 107  # sun_path of a Unix socket, less its final NUL
+
+DATABASE_FILE: Final = "armin.db"
+LOCK_SUFFIX: Final = ".lock"  # DATABASE_FILE + this: first line the owner's pid, second its state
+
+HEARTBEAT_MS: Final = 1000  # between two heartbeats on the live socket
+HEARTBEAT_LOST_MS: Final = 3000  # this long without one: the engine is gone or unreachable
+SYNC_RESEND_MS: Final = 50  # a follower repeats `sync` this often until it comes back live
+
+# Limits. `hello` gives them under these names.
+CONTENT_BYTES_MAX: Final = 16 << 20  # one message's content, UTF-8
+META_BYTES_MAX: Final = 64 << 10  # one meta, as JSON text in UTF-8
+META_DEPTH_MAX: Final = 16  # nested maps and arrays, the meta itself being the first
+NAME_BYTES_MAX: Final = 512  # one session name, UTF-8
+BATCH_MESSAGES_MAX: Final = 10_000  # messages in one append_many
+BATCH_BYTES_MAX: Final = 16 << 20  # content and meta of one append_many
+PAGE_BYTES_MAX: Final = 1 << 20  # one reply page, but at least one item
+PAGE_ITEMS_MAX: Final = 10_000  # `limit` is clamped to this
+PAGE_ITEMS_DEFAULT: Final = 100
+TAILS_MAX: Final = 10_000  # sessions asked for in one `tails`
+ENVELOPE_FRAMES_MAX: Final = 4
+ENVELOPE_FRAME_BYTES_MAX: Final = 256
+COMMAND_BYTES_MAX: Final = CONTENT_BYTES_MAX + (1 << 20)  # one frame; larger ones close the connection
+COMMAND_NODES_MAX: Final = 1 << 18  # values in one decoded command: keys, items, maps and arrays
+EVENT_BYTES_MAX: Final = 64 << 10  # content and packed meta in an event; beyond, the message is elided
+SYNC_TOKEN_MAX: Final = 64
+WAITING_BYTES_MAX: Final = 32 << 20  # replies that one peer does not take, 400 bytes for each included
+ID_MAX: Final = (1 << 63) - 1
+
+LIMITS: Final[dict[str, int]] = {
+    "content_bytes": CONTENT_BYTES_MAX,
+    "meta_bytes": META_BYTES_MAX,
+    "meta_depth": META_DEPTH_MAX,
+    "name_bytes": NAME_BYTES_MAX,
+    "batch_messages": BATCH_MESSAGES_MAX,
+    "batch_bytes": BATCH_BYTES_MAX,
+    "page_bytes": PAGE_BYTES_MAX,
+    "page_items": PAGE_ITEMS_MAX,
+    "tails": TAILS_MAX,
+    "envelope_frames": ENVELOPE_FRAMES_MAX,
+    "envelope_frame_bytes": ENVELOPE_FRAME_BYTES_MAX,
+    "command_bytes": COMMAND_BYTES_MAX,
+    "command_nodes": COMMAND_NODES_MAX,
+    "event_bytes": EVENT_BYTES_MAX,
+    "sync_token": SYNC_TOKEN_MAX,
+    "waiting_bytes": WAITING_BYTES_MAX,
+}
+
+
+class ErrorCode(StrEnum):
+    """``error.code`` of a failed reply."""
+
+    BAD_REQUEST = "bad_request"
+    UNKNOWN_OP = "unknown_op"
+    SESSION_NOT_FOUND = "session_not_found"
+    SESSION_CLOSED = "session_closed"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    CURSOR_INVALID = "cursor_invalid"
+    STORAGE_FAILED = "storage_failed"
+    SHUTTING_DOWN = "shutting_down"
+    NOT_AUTHORIZED = "not_authorized"
+    LEASE_LOST = "lease_lost"
+    INTERNAL = "internal"
+
+
+class Fields(NamedTuple):
+    """What a command may carry besides ``op``: field names, in the order they are checked."""
+
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+OPS: Final[dict[str, Fields]] = {
+    "hello": Fields(),
+    "ping": Fields(),
+    "create_session": Fields((), ("name", "meta")),
+    "append": Fields(("session_id", "role", "content"), ("meta", "expect_seq")),
+    "append_many": Fields(("session_id", "messages"), ("expect_seq",)),
+    "close_session": Fields(("session_id",)),
+    "session": Fields((), ("session_id", "name")),
+    "sessions": Fields((), ("after", "before", "limit", "closed")),
+    "tails": Fields(("session_ids",)),
+    "read": Fields(("session_id",), ("after", "before", "limit", "reason")),
+    "snapshot": Fields(("session_id",), ("after", "limit")),
+    "delta": Fields(("session_id",), ("after", "limit", "snapshot_position")),
+    "refresh_snapshot": Fields(),
+    "log": Fields((), ("after", "limit")),
+    "sync": Fields(("token",)),
+    "stats": Fields(),
+    "verify": Fields((), ("job",)),
+}
+
+SESSION_CREATED: Final = "session_created"
+MESSAGE_APPENDED: Final = "message_appended"
+SESSION_CLOSED: Final = "session_closed"
+
+HEARTBEAT_TOPIC: Final = b"heartbeat/"
+GOODBYE_TOPIC: Final = b"goodbye/"
+FACT_TOPICS: Final = (b"created/", b"message/", b"closed/")
+
+
+def created_topic(session_id: int) -> bytes:
+    """Topic of a session's creation."""
+    return b"created/%d/" % session_id
+
+
+def message_topic(session_id: int) -> bytes:
+    """Topic of every message of one session."""
+    return b"message/%d/" % session_id
+
+
+def closed_topic(session_id: int) -> bytes:
+    """Topic of a session's closure."""
+    return b"closed/%d/" % session_id
+
+
+def sync_topic(token: str) -> bytes:
+    """Topic of a follower's own `sync`; sorts after every other topic, see docs/protocol.md."""
+    return b"~sync/%s/" % token.encode("ascii")

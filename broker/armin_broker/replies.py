@@ -1,0 +1,104 @@
+"""Replies, packed. Every one carries `ok` and `position`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgpack
+
+from armin_engine.errors import EngineError
+from armin_engine.plan import Outcome
+from armin_engine.records import Appended, Closed, Created
+
+_packer: Final = msgpack.Packer(autoreset=True)
+_pack: Final = _packer.pack
+_OK: Final = _pack("ok") + _pack(True) + _pack("position")
+_SESSION: Final = _pack("session")
+_DUPLICATE: Final = _pack("duplicate") + _pack(True)
+
+ERROR_TEXT_MAX: Final = 500  # characters of an error's message
+
+
+def ok(position: int, fields: Mapping[str, Any]) -> bytes:
+    """A reply of plain fields."""
+    packed: bytes = _pack({"ok": True, "position": position, **fields})
+    return packed
+
+
+def page(position: int, name: str, items: Iterable[bytes], count: int, fields: Mapping[str, Any]) -> bytes:
+    """A reply whose array `name` is made of `count` items that are packed already."""
+    parts = [
+        _packer.pack_map_header(3 + len(fields)),
+        _OK,
+        _pack(position),
+        _pack(name),
+        _packer.pack_array_header(count),
+        *items,
+    ]
+    for key, value in fields.items():
+        parts += (_pack(key), _pack(value))
+    return b"".join(parts)
+
+
+def session(position: int, packed_session: bytes, *, duplicate: bool = False) -> bytes:
+    """A reply of one session."""
+    head = _packer.pack_map_header(4 if duplicate else 3)
+    parts = (head, _OK, _pack(position), _SESSION, packed_session, _DUPLICATE if duplicate else b"")
+    return b"".join(parts)
+
+
+def error(position: int, fault: EngineError) -> bytes:
+    """A failed reply; names the code, and the field, limit and reason where there are any."""
+    fields: dict[str, Any] = {"code": fault.code, "message": fault.message[:ERROR_TEXT_MAX]}
+    for name in ("field", "limit", "reason"):
+        value = getattr(fault, name)
+        if value is not None:
+            fields[name] = value
+    fields["retry"] = fault.retry
+    packed: bytes = _pack({"ok": False, "position": position, "error": fields})
+    return packed
+
+
+def created(position: int, outcome: Outcome) -> bytes:
+    """The reply to `create_session`."""
+    assert isinstance(outcome, Created)
+    return session(position, outcome.session.pack(), duplicate=outcome.duplicate)
+
+
+def appended(position: int, outcome: Outcome) -> bytes:
+    """The reply to `append`."""
+    assert isinstance(outcome, Appended)
+    return ok(
+        position,
+        {
+            "id": outcome.first_id,
+            "seq": outcome.first_seq,
+            "at": outcome.first_at,
+            "created_at": outcome.created_at,
+        },
+    )
+
+
+def appended_many(position: int, outcome: Outcome) -> bytes:
+    """The reply to `append_many`."""
+    assert isinstance(outcome, Appended)
+    return ok(
+        position,
+        {
+            "first_id": outcome.first_id,
+            "first_seq": outcome.first_seq,
+            "first_at": outcome.first_at,
+            "count": outcome.count,
+            "created_at": outcome.created_at,
+        },
+    )
+
+
+def closed(position: int, outcome: Outcome) -> bytes:
+    """The reply to `close_session`."""
+    assert isinstance(outcome, Closed)
+    fields: dict[str, Any] = {"at": outcome.at}
+    if outcome.duplicate:
+        fields["duplicate"] = True
+    return ok(position, fields)

@@ -1,0 +1,41 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import Engine, Peer, Sockets
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory with a path short enough for Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="armin-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def engine(short_dir: Path) -> Iterator[Engine]:
+    """A running engine on a new directory."""
+    engine = Engine(short_dir / "e").start()
+    yield engine
+    if engine.process is not None and engine.process.returncode is None:
+        engine.stop()
+
+
+@pytest.fixture
+def peer(engine: Engine) -> Iterator[Peer]:
+    """A peer of the running engine."""
+    with engine.peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    """Sockets within this process."""
+    with Sockets() as sockets:
+        yield sockets
