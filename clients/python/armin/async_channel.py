@@ -1,0 +1,211 @@
+"""The asyncio side: one reader task hands each reply to whoever asked, so requests may overlap."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import zmq
+import zmq.asyncio
+
+from armin import absence, sockets
+from armin.calls import Call
+from armin.channel import CORRELATION_BYTES, Clock
+from armin.errors import ClientClosed
+from armin.target import Target
+
+T = TypeVar("T")
+
+Socket = zmq.asyncio.Socket
+
+_FLOOD_MAX: Final = 64  # messages taken in a row before other tasks get a turn
+
+
+class Plug:
+    """A socket and what it takes to tell its closing from the cancellation of a task that waits on it."""
+
+    def __init__(self, socket: Socket, forget: Callable[[Plug], None]) -> None:
+        self.socket = socket
+        self._forget = forget
+
+    def check_open(self) -> None:
+        """Raise ClientClosed if it is closed."""
+        if self.socket.closed:
+            raise ClientClosed("this client is closed")
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around a wait: closing the socket cancels it, which is not a cancellation of the task."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self.socket.closed and (task is None or not task.cancelling()):
+                raise ClientClosed("this client is closed") from None
+            raise
+
+    def close(self) -> None:
+        """Close the socket. Closing twice is fine."""
+        self.socket.close(0)
+        self._forget(self)
+
+
+class AsyncChannel:
+    """A DEALER to the commands socket; requests overlap, each is answered or given up in time."""
+
+    def __init__(self, plug: Plug, target: Target, timeout: float) -> None:
+        self._plug = plug
+        self._target = target
+        self._timeout = timeout
+        self._requests = 0
+        self._pending: dict[bytes, asyncio.Future[bytes]] = {}
+        self._reader: asyncio.Task[None] | None = None
+
+    async def request(self, call: Call[T]) -> T:
+        """Send one command and wait for its reply.
+
+        Raises:
+            ArminError: the engine refused, nobody answered (NoReply), or this was closed (ClientClosed).
+        """
+        payload = call.encode()
+        self._plug.check_open()
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read(), name="armin replies")
+        return call.decode(await self._exchange(payload, call.writes))
+
+    async def _exchange(self, payload: bytes, writes: bool) -> bytes:
+        self._requests += 1
+        correlation = self._requests.to_bytes(CORRELATION_BYTES)
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending[correlation] = reply
+        sending = asyncio.ensure_future(self._plug.socket.send_multipart((correlation, payload)))
+        try:
+            with self._plug.waiting():
+                async with asyncio.timeout(self._timeout):
+                    await sending  # as long as no engine is connected, it is not
+                    return await reply
+        except TimeoutError:
+            sent = sending.done() and not sending.cancelled()
+            raise absence.no_reply(self._target, self._timeout, sent=sent, writes=writes) from None
+        finally:
+            del self._pending[correlation]
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._plug.socket.recv_multipart()
+            reply = self._pending.get(frames[0]) if len(frames) == 2 else None
+            if reply is not None and not reply.done():  # else its request was given up before
+                reply.set_result(frames[1])
+
+    async def close(self) -> None:
+        """Close its socket; requests under way raise ClientClosed."""
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.cancel()
+            await asyncio.wait([reader])
+        for reply in self._pending.values():
+            if not reply.done():
+                reply.set_exception(ClientClosed("this client was closed before the reply came"))
+                reply.exception()  # seen: whoever waits may have been cancelled meanwhile
+        self._plug.close()
+
+
+class AsyncInlet:
+    """A SUB or PULL socket, read frame list by frame list."""
+
+    def __init__(self, plug: Plug, clock: Clock) -> None:
+        self._plug = plug
+        self._clock = clock
+        self._in_a_row = 0
+
+    async def receive(self, deadline: float) -> list[bytes] | None:
+        """The next message, or None if there is none before `deadline`.
+
+        Raises:
+            ClientClosed: this was closed.
+        """
+        self._in_a_row += 1
+        if self._in_a_row >= _FLOOD_MAX:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
+        self._plug.check_open()
+        try:
+            return await self._plug.socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            self._in_a_row = 0
+        left = max(0.0, deadline - self._clock())
+        with self._plug.waiting():
+            # Polling first: a receive that is cancelled after its message came would lose it.
+            ready = await self._plug.socket.poll(None if left == math.inf else math.ceil(1000 * left))
+        return await self._plug.socket.recv_multipart(zmq.NOBLOCK) if ready else None
+
+    def subscribe(self, topic: bytes) -> None:
+        """Take messages whose first frame begins with `topic`."""
+        self._plug.check_open()
+        self._plug.socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """Undo one `subscribe`."""
+        self._plug.check_open()
+        self._plug.socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._plug.close()
+
+
+class AsyncSockets:
+    """Every socket of one client, so that none is open when the context ends: libzmq would hang."""
+
+    def __init__(
+        self,
+        target: Target,
+        timeout: float,
+        context: zmq.asyncio.Context | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.target = target
+        self.timeout = timeout
+        self.clock = clock
+        self._owns_context = context is None
+        self._context = zmq.asyncio.Context() if context is None else context
+        self._plugs: set[Plug] = set()
+        self._closed = False
+
+    def channel(self) -> AsyncChannel:
+        """A new connection to the commands socket."""
+        return AsyncChannel(
+            self._plug(sockets.open_commands, self.target.commands), self.target, self.timeout
+        )
+
+    def live(self, endpoint: str) -> AsyncInlet:
+        """A new connection to the live socket."""
+        return AsyncInlet(self._plug(sockets.open_live, endpoint), self.clock)
+
+    def effects(self, endpoint: str) -> AsyncInlet:
+        """A new connection to the effects socket."""
+        return AsyncInlet(self._plug(sockets.open_effects, endpoint), self.clock)
+
+    def _plug(self, opener: Callable[[zmq.Context[Socket], str], Socket], endpoint: str) -> Plug:
+        if self._closed:
+            raise ClientClosed("this client is closed")
+        plug = Plug(opener(self._context, endpoint), self._plugs.discard)
+        self._plugs.add(plug)
+        return plug
+
+    def close(self) -> None:
+        """Close every socket, and the context if it is our own. Closing twice is fine."""
+        self._closed = True
+        for plug in list(self._plugs):
+            plug.close()
+        if self._owns_context:
+            self._context.term()

@@ -1,0 +1,304 @@
+"""What can be asked of the engine: each function makes one call, without sending it.
+
+The sync and the asyncio client share these, so that they cannot differ in more than how they wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgpack
+
+from armin import replies
+from armin.errors import BadRequest, TooLarge
+from armin.results import (
+    Appended,
+    AppendedMany,
+    Closed,
+    EventPage,
+    Hello,
+    MessagePage,
+    NewMessage,
+    Refreshed,
+    Session,
+    SessionPage,
+    SnapshotPage,
+    Tails,
+    VerifyReport,
+)
+from armin_broker.protocol import COMMAND_BYTES_MAX
+
+T = TypeVar("T")
+
+WRITES: Final = frozenset({"create_session", "append", "append_many", "close_session"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One command and how to read its reply. Fields that are None were not given and are not sent."""
+
+    op: str
+    fields: dict[str, Any]
+    parse: Callable[[replies.Fields], T]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it would change anything."""
+        return self.op in WRITES
+
+    def encode(self) -> bytes:
+        """The command as it goes over the wire.
+
+        Raises:
+            BadRequest: a value that msgpack cannot say; `field` names it.
+            TooLarge: the engine would close the connection instead of answering.
+        """
+        given = {name: value for name, value in self.fields.items() if value is not None}
+        try:
+            packed: bytes = msgpack.packb({"op": self.op, **given})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _unspeakable(given, error) from None
+        for name, meta in _metas(given):
+            if not _keys_are_strings(meta):
+                raise BadRequest(f"{name} cannot be sent: all its keys must be strings", field=name)
+        if len(packed) > COMMAND_BYTES_MAX:
+            heaviest = max(given, key=lambda name: len(msgpack.packb(given[name])))
+            raise TooLarge(
+                f"the command is {len(packed)} bytes, over the limit of {COMMAND_BYTES_MAX}",
+                field=heaviest,
+                limit=COMMAND_BYTES_MAX,
+            )
+        return packed
+
+    def decode(self, reply: bytes) -> T:
+        """The result that a reply holds.
+
+        Raises:
+            ArminError: what the reply says went wrong, or ProtocolError.
+        """
+        return self.parse(replies.decode(reply))
+
+
+def _unspeakable(fields: Mapping[str, Any], error: Exception) -> BadRequest:
+    """Name the field that could not be packed, as the engine's own checks would name it."""
+    field = next(_faults(fields), "fields")
+    return BadRequest(f"{field} cannot be sent: {_why(error)}", field=field)
+
+
+def _faults(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if name == "messages":
+            for index, message in enumerate(value):
+                yield from (f"messages[{index}].{fault}" for fault in _faults(message))
+        elif not _packs(value):
+            yield name
+
+
+def _packs(value: object) -> bool:
+    try:
+        msgpack.packb(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _metas(fields: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Each meta of a command, by the name of its field."""
+    if "meta" in fields:
+        yield "meta", fields["meta"]
+    for index, message in enumerate(fields.get("messages", ())):
+        if "meta" in message:
+            yield f"messages[{index}].meta", message["meta"]
+
+
+def _keys_are_strings(value: object) -> bool:
+    """Whether they are, at every depth; the value was packed, so it ends."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_keys_are_strings, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_keys_are_strings, value))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return f"it holds a lone surrogate (index {error.start} of a string)"
+    if isinstance(error, OverflowError):
+        return "it holds an integer beyond 64 bits"
+    return str(error)
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+def hello() -> Call[Hello]:
+    """Who the engine is and what it can do."""
+    return Call("hello", {}, replies.hello)
+
+
+def ping() -> Call[int]:
+    """Whether it answers."""
+    return Call("ping", {}, replies.position)
+
+
+def sync(token: str) -> Call[int]:
+    """Ask for `token` on the live socket."""
+    return Call("sync", {"token": token}, replies.position)
+
+
+def stats() -> Call[dict[str, Any]]:
+    """Counters and gauges."""
+    return Call("stats", {}, replies.statistics)
+
+
+def refresh_snapshot() -> Call[Refreshed]:
+    """Fold the delta into the next snapshot."""
+    return Call("refresh_snapshot", {}, replies.refreshed)
+
+
+def verify(job: int | None = None) -> Call[replies.Fields]:
+    """Begin a comparison of memory and file, or ask how one gets on."""
+    return Call("verify", {"job": job}, lambda fields: fields)
+
+
+# --- writes ---------------------------------------------------------------------------------------
+
+
+def create_session(name: str | None, meta: Mapping[str, Any] | None) -> Call[Session]:
+    """Create a session, or find the one of this name."""
+    return Call("create_session", {"name": name, "meta": _plain(meta)}, replies.session)
+
+
+def append(
+    session_id: int, role: str, content: str, meta: Mapping[str, Any] | None, expect_seq: int | None
+) -> Call[Appended]:
+    """Append one message."""
+    fields = {
+        "session_id": session_id,
+        "role": role,
+        "content": content,
+        "meta": _plain(meta),
+        "expect_seq": expect_seq,
+    }
+    return Call("append", fields, replies.appended)
+
+
+def append_many(
+    session_id: int, messages: Iterable[Mapping[str, Any] | NewMessage], expect_seq: int | None
+) -> Call[AppendedMany]:
+    """Append messages to one session, all or nothing."""
+    batch = [_new_message(message, index) for index, message in enumerate(messages)]
+    fields = {"session_id": session_id, "messages": batch, "expect_seq": expect_seq}
+    return Call("append_many", fields, replies.appended_many)
+
+
+def _new_message(message: Mapping[str, Any] | NewMessage, index: int) -> dict[str, Any]:
+    if isinstance(message, NewMessage):
+        message = {"role": message.role, "content": message.content, "meta": message.meta}
+    try:
+        fields = dict(message)
+    except (TypeError, ValueError):
+        name = f"messages[{index}]"
+        raise BadRequest(
+            f"{name} is a {type(message).__name__}, not a NewMessage or a map", field=name
+        ) from None
+    if "meta" in fields and fields["meta"] is None:
+        del fields["meta"]
+    return fields
+
+
+def _plain(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A plain dict of whatever mapping the caller has."""
+    try:
+        return None if meta is None else dict(meta)
+    except (TypeError, ValueError):
+        raise BadRequest(f"meta is a {type(meta).__name__}, not a map", field="meta") from None
+
+
+def close_session(session_id: int) -> Call[Closed]:
+    """Close a session for good."""
+    return Call("close_session", {"session_id": session_id}, replies.closed)
+
+
+# --- reads ----------------------------------------------------------------------------------------
+
+
+def session(session_id: int | None, name: str | None) -> Call[Session]:
+    """One session, by id or by name."""
+    return Call("session", {"session_id": session_id, "name": name}, replies.session)
+
+
+def sessions(
+    after: int | None, before: int | None, limit: int | None, closed: bool | None
+) -> Call[SessionPage]:
+    """A page of sessions."""
+    fields = {"after": after, "before": before, "limit": limit, "closed": closed}
+    return Call("sessions", fields, replies.session_page)
+
+
+def tails(session_ids: Iterable[int]) -> Call[Tails]:
+    """Where sessions end."""
+    return Call("tails", {"session_ids": list(session_ids)}, replies.tails)
+
+
+def read(
+    session_id: int,
+    after: int | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+    reason: str | None = None,
+) -> Call[MessagePage]:
+    """A page of a session's messages."""
+    fields = {"session_id": session_id, "after": after, "before": before, "limit": limit, "reason": reason}
+    return Call("read", fields, replies.message_page)
+
+
+def snapshot(session_id: int, after: int | None, limit: int | None) -> Call[SnapshotPage]:
+    """A page of what the snapshot holds of a session."""
+    fields = {"session_id": session_id, "after": after, "limit": limit}
+    return Call("snapshot", fields, replies.snapshot_page)
+
+
+def delta(
+    session_id: int, after: int | None, limit: int | None, snapshot_position: int | None
+) -> Call[SnapshotPage]:
+    """A page of what a session gained since the snapshot."""
+    fields = {
+        "session_id": session_id,
+        "after": after,
+        "limit": limit,
+        "snapshot_position": snapshot_position,
+    }
+    return Call("delta", fields, replies.snapshot_page)
+
+
+def log(after: int | None = None, limit: int | None = None) -> Call[EventPage]:
+    """A page of the whole log."""
+    return Call("log", {"after": after, "limit": limit}, replies.event_page)
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+def verify_report(
+    state: replies.Fields, progress: Callable[[int, int], object] | None
+) -> VerifyReport | None:
+    """The report of a comparison that is done, None for one that goes on; tells `progress` either way."""
+    done = state.get("done") is True
+    if progress is not None and "total" in state:
+        progress(replies.integer(state, "checked"), replies.integer(state, "total"))
+    return _report(state) if done else None
+
+
+def _report(state: replies.Fields) -> VerifyReport:
+    """The engine sends no more than so many differences, and their count."""
+    differences = [str(difference) for difference in replies.array(state, "differences")]
+    unsaid = state.get("differences_count", 0) - len(differences)
+    if unsaid > 0:
+        differences.append(f"and {unsaid:,} more")
+    return VerifyReport(
+        replies.truth(state, "equal"),
+        replies.integer(state, "verified_position" if "verified_position" in state else "position"),
+        replies.integer(state, "checked"),
+        tuple(differences),
+    )

@@ -1,0 +1,117 @@
+"""Exit codes: one for each kind of failure, so that a script can tell them apart."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from armin.errors import (
+    ArminError,
+    BadRequest,
+    Conflict,
+    CursorInvalid,
+    NoReply,
+    NotAuthorized,
+    SessionClosed,
+    SessionNotFound,
+    ShuttingDown,
+    StorageFailed,
+    TargetError,
+    TooLarge,
+)
+
+
+class Exit(IntEnum):
+    """What the `armin` command came to."""
+
+    OK = 0
+    NO = 1
+    USAGE = 2
+    NO_ENGINE = 3
+    NOT_FOUND = 4
+    CONFLICT = 5
+    BAD_INPUT = 6
+    STORAGE = 7
+    CUT_OFF = 8
+    INCOMPLETE = 9
+    # 10 to 16 are armin serve's, and verify's on a file: see armin_broker.daemon.EXIT_CODES
+    RECOVERING = 17
+    FILE = 18
+    BUG = 70
+    INTERRUPTED = 130
+    PIPE_CLOSED = 141
+
+
+MEANINGS: Final[tuple[tuple[str, str], ...]] = (
+    ("0", "done"),
+    ("1", "the answer is no: verify found differences"),
+    ("2", "the command line is wrong, or names no engine"),
+    ("3", "no engine answers"),
+    ("4", "no such session"),
+    ("5", "the session is closed, or not as expected"),
+    ("6", "a value is wrong or too large"),
+    ("7", "not committed, or a write's outcome is unknown"),
+    ("8", "import: the file is cut off; what stands whole is in"),
+    ("9", "import: some conversations were left out"),
+    ("10-16", "serve and verify cannot open: see armin serve --help"),
+    ("17", "the engine is recovering and takes no commands yet"),
+    ("18", "a file cannot be read or written"),
+    ("70", "a bug, or something that is not Armin answers"),
+    ("130", "Ctrl-C"),
+    ("141", "whoever read the output went away"),
+)
+
+
+class _Kind(NamedTuple):
+    """A kind of error: its exit code, and what to do next where the message does not say."""
+
+    error: type[ArminError]
+    code: Exit
+    hint: str = ""
+
+
+_KINDS: Final = (
+    _Kind(TargetError, Exit.USAGE),
+    _Kind(NoReply, Exit.NO_ENGINE),
+    _Kind(ShuttingDown, Exit.NO_ENGINE, "try again when it is back; armin --wait 60 waits for it"),
+    _Kind(NotAuthorized, Exit.NO_ENGINE, "ask whoever runs the engine"),
+    _Kind(SessionNotFound, Exit.NOT_FOUND, "armin sessions lists all"),
+    _Kind(SessionClosed, Exit.CONFLICT, "armin new begins another one"),
+    _Kind(Conflict, Exit.CONFLICT, "armin read shows how it stands"),
+    _Kind(BadRequest, Exit.BAD_INPUT),
+    _Kind(TooLarge, Exit.BAD_INPUT),
+    _Kind(CursorInvalid, Exit.BAD_INPUT),
+    _Kind(StorageFailed, Exit.STORAGE, "the engine's log says more"),
+    _Kind(ArminError, Exit.BUG, "the engine's log may say more"),
+)
+# Why nobody answered, where the client's message leaves it there.
+_ABSENT_HINTS: Final = {
+    "no_directory": "armin serve makes it and starts an engine there",
+    "unreachable": "armin --wait 60 waits for it",
+    "silent": "armin --timeout 60 waits longer",
+}
+
+
+def of(error: ArminError, *, writes: bool) -> Exit:
+    """The exit code for an error of the client; `writes` tells whether it happened to a write."""
+    if isinstance(error, NoReply):
+        if error.reason == "recovering":
+            return Exit.RECOVERING
+        if error.sent and writes:
+            return Exit.STORAGE
+    return _kind(error).code
+
+
+def explained(error: ArminError) -> str:
+    """The error's message and what to do next."""
+    hint = _ABSENT_HINTS.get(error.reason or "", "") if isinstance(error, NoReply) else _kind(error).hint
+    return f"{error.message} ({hint})" if hint and not error.message.endswith(")") else error.message
+
+
+def _kind(error: ArminError) -> _Kind:
+    return next(kind for kind in _KINDS if isinstance(error, kind.error))
+
+
+def table() -> str:
+    """The codes for `armin --help`."""
+    return "\n".join(f"  {code:>5}  {meaning}" for code, meaning in MEANINGS)

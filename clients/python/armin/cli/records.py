@@ -1,0 +1,48 @@
+"""What `--json` prints: the shapes of the wire, with absent fields left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from armin.results import Event, Message, Session
+
+Record = dict[str, Any]
+
+
+def message_record(message: Message) -> Record:
+    """`{id, session_id, seq, role, content, created_at, meta?}`, or `elided` instead of the content."""
+    record: Record = {
+        "id": message.id,
+        "session_id": message.session_id,
+        "seq": message.seq,
+        "role": message.role,
+    }
+    if message.elided:
+        return {**record, "created_at": message.created_at, "elided": True}
+    record |= {"content": message.content, "created_at": message.created_at}
+    return record if message.meta is None else {**record, "meta": message.meta}
+
+
+def session_record(session: Session) -> Record:
+    """`{id, name?, closed, created_at, seq, meta?}`."""
+    record: Record = {
+        "id": session.id,
+        "name": session.name,
+        "closed": session.closed,
+        "created_at": session.created_at,
+        "seq": session.seq,
+        "meta": session.meta,
+    }
+    return _given(record)
+
+
+def event_record(event: Event) -> Record:
+    """`{position, type, session_id, created_at?, name?, meta?}`, or `message` for an append."""
+    record: Record = {"position": event.position, "type": event.type, "session_id": event.session_id}
+    if event.message is not None:
+        return {**record, "message": message_record(event.message)}
+    return _given({**record, "created_at": event.created_at, "name": event.name, "meta": event.meta})
+
+
+def _given(record: Record) -> Record:
+    return {name: value for name, value in record.items() if value is not None}

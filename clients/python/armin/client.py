@@ -1,0 +1,324 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+import zmq
+
+from armin import calls, replies
+from armin.channel import Channel, Sockets
+from armin.feeds import Feed, LogFeed, SessionFeed, log_feed
+from armin.following import Follower
+from armin.live import drive, new_token
+from armin.results import (
+    Appended,
+    AppendedMany,
+    Closed,
+    Event,
+    EventPage,
+    Hello,
+    Message,
+    MessagePage,
+    NewMessage,
+    Refreshed,
+    Session,
+    SessionPage,
+    SnapshotPage,
+    Tails,
+    VerifyReport,
+)
+from armin.target import find_target
+
+TIMEOUT: Final = 5.0  # seconds that a request waits for its reply
+VERIFY_POLL: Final = 0.1  # seconds between two questions after a running comparison
+
+T = TypeVar("T")
+
+
+def connect(
+    target: str | os.PathLike[str] | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+) -> Client:
+    """A client of the engine at `target`; nothing is sent yet, so the engine may start later.
+
+    Args:
+        target: a data directory, `ipc://DIR` or `tcp://HOST:PORT`. None takes ARMIN_URL or ARMIN_DIR
+            from the environment; where both are set, ARMIN_URL.
+        timeout: seconds that each request waits for its reply before it raises NoReply.
+        context: a ZeroMQ context to share; by default the client has one of its own.
+
+    Raises:
+        TargetError: neither `target` nor the environment says where the engine is.
+    """
+    return Client(Sockets(find_target(target, os.environ), positive(timeout), context))
+
+
+def positive(timeout: float) -> float:
+    """A timeout that makes sense."""
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    return timeout
+
+
+class Client:
+    """One engine, seen from this process. Safe to use from several threads; made by `connect`.
+
+    Every method may raise NoReply, and the ArminError that the engine answers with; `close` alone does not.
+    """
+
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._channel: Channel = sockets.channel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every socket, those of running iterators included. Closing twice is fine."""
+        self._sockets.close()
+
+    # --- the engine ---
+
+    def hello(self) -> Hello:
+        """Who the engine is: protocol, version, database, epoch, endpoints, limits."""
+        return self._channel.request(calls.hello())
+
+    def ping(self) -> int:
+        """The engine's last committed position, which shows that it answers."""
+        return self._channel.request(calls.ping())
+
+    def sync(self, token: str) -> int:
+        """Have `~sync/TOKEN/` published on the live socket; gives the last committed position.
+
+        A subscriber that sees it has missed nothing after it. `token` is 1 to 64 of a-z, 0-9.
+        """
+        return self._channel.request(calls.sync(token))
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges of the engine by name."""
+        return self._channel.request(calls.stats())
+
+    def refresh_snapshot(self) -> Refreshed:
+        """Fold the delta into the next snapshot; the engine also does so by itself."""
+        return self._channel.request(calls.refresh_snapshot())
+
+    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> VerifyReport:
+        """Have the engine compare its memory with the file, and wait for the result.
+
+        It may take long on a large file and does not hold up others. `progress` is called now and then,
+        and at the end, with the facts checked and their total.
+        """
+        state = self._channel.request(calls.verify())
+        while (report := calls.verify_report(state, progress)) is None:
+            time.sleep(VERIFY_POLL)
+            state = self._channel.request(calls.verify(replies.integer(state, "job")))
+        return report
+
+    # --- writes ---
+
+    def create_session(self, name: str | None = None, meta: Mapping[str, Any] | None = None) -> Session:
+        """Create a session. If one has this `name`, give that one, unchanged, with `duplicate` True."""
+        return self._channel.request(calls.create_session(name, meta))
+
+    def append(
+        self,
+        session_id: int,
+        role: str,
+        content: str,
+        meta: Mapping[str, Any] | None = None,
+        *,
+        expect_seq: int | None = None,
+    ) -> Appended:
+        """Append one message; when this returns, it is on disk.
+
+        Args:
+            session_id: the session.
+            role: `user`, `assistant`, `system` or `tool`.
+            content: its text, at most 16 MiB in UTF-8.
+            meta: a map of JSON values to keep with it, at most 64 KiB.
+            expect_seq: the seq that the message must get.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            SessionClosed: it takes no more messages.
+            Conflict: another seq than `expect_seq` is next; nothing changed.
+            BadRequest: a value of the wrong shape.
+            TooLarge: a value over its limit.
+            StorageFailed: it could not be committed.
+        """
+        return self._channel.request(calls.append(session_id, role, content, meta, expect_seq))
+
+    def append_many(
+        self,
+        session_id: int,
+        messages: Iterable[Mapping[str, Any] | NewMessage],
+        *,
+        expect_seq: int | None = None,
+    ) -> AppendedMany:
+        """Append messages to one session: all or none, consecutive. Errors are those of `append`.
+
+        Each message is a NewMessage or a map `{role, content, meta?}`; at most 10,000 of them and 16 MiB.
+        """
+        return self._channel.request(calls.append_many(session_id, messages, expect_seq))
+
+    def close_session(self, session_id: int) -> Closed:
+        """Close a session for good. Closing it again changes nothing and says `duplicate`."""
+        return self._channel.request(calls.close_session(session_id))
+
+    # --- reads ---
+
+    def session(self, session_id: int | None = None, *, name: str | None = None) -> Session:
+        """The session of this id, or of this name.
+
+        Raises:
+            SessionNotFound: there is none.
+        """
+        return self._channel.request(calls.session(session_id, name))
+
+    def sessions(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        closed: bool | None = None,
+    ) -> SessionPage:
+        """A page of sessions: those with an id above `after`, or the last ones below `before`.
+
+        `limit` is 100 unless given; `closed` takes only those that are closed, or only those that are not.
+        """
+        return self._channel.request(calls.sessions(after, before, limit, closed))
+
+    def tails(self, session_ids: Iterable[int]) -> Tails:
+        """The last seq of each session and whether it is closed; at most 10,000 at once."""
+        return self._channel.request(calls.tails(session_ids))
+
+    def read(
+        self,
+        session_id: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        reason: str | None = None,
+    ) -> MessagePage:
+        """A page of a session: messages with a seq above `after`, or the page that ends below `before`.
+
+        Always in ascending order. `limit` is 100 unless given; a page is at most 1 MiB but has at least
+        one message. `reason="heal"` lets the engine count reads that made up for lost live events.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            CursorInvalid: the cursor is ahead of the session.
+        """
+        return self._channel.request(calls.read(session_id, after, before, limit, reason))
+
+    def snapshot(
+        self, session_id: int, *, after: int | None = None, limit: int | None = None
+    ) -> SnapshotPage:
+        """A page of what the last snapshot holds of a session. For everyday use, `read`."""
+        return self._channel.request(calls.snapshot(session_id, after, limit))
+
+    def delta(
+        self,
+        session_id: int,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        snapshot_position: int | None = None,
+    ) -> SnapshotPage:
+        """A page of what a session gained since the snapshot. For everyday use, `read`.
+
+        Raises:
+            Conflict: the snapshot is no longer at `snapshot_position`.
+        """
+        return self._channel.request(calls.delta(session_id, after, limit, snapshot_position))
+
+    def log(self, *, after: int | None = None, limit: int | None = None) -> EventPage:
+        """A page of the whole database's facts in commit order, those after position `after`.
+
+        Raises:
+            CursorInvalid: `after` is ahead of the log.
+        """
+        return self._channel.request(calls.log(after, limit))
+
+    def messages(self, session_id: int, after: int = 0) -> Generator[Message, None, None]:
+        """Every message of a session with a seq above `after`, read page by page until none is left."""
+        return self._pages(SessionFeed(session_id, after))
+
+    def events(self, after: int = 0) -> Generator[Event, None, None]:
+        """Every fact after position `after`, read page by page until none is left."""
+        return self._pages(LogFeed(after))
+
+    def _pages(self, feed: Feed[T]) -> Generator[T, None, None]:
+        more = True
+        while more:
+            items, more, _ = feed.take_page(self._channel.request(feed.page_call(None)))
+            yield from items
+
+    # --- what goes on ---
+
+    def follow(self, session_id: int, after: int = 0) -> Generator[Message, None, None]:
+        """Every message of a session with a seq above `after`: history first, then live.
+
+        No gap, no repeat, in order, across restarts of the engine, for whose return it waits. Ends when
+        the session is closed and everything was delivered. Uses two connections of its own, closed when
+        the iterator is.
+
+        Raises:
+            NoReply: no engine answers at the start.
+            SessionNotFound: there is no such session.
+            CursorInvalid: `after` is ahead of the session, or the engine came back with another database.
+        """
+        return self._follow(lambda hello: SessionFeed(session_id, after))
+
+    def follow_all(self, after: int | Literal["now"] | None = 0) -> Generator[Event, None, None]:
+        """Every fact of the whole database behind position `after`: the log first, then live; never ends.
+
+        "now" or None starts at the present position. As `follow` otherwise. A message over 64 KiB comes
+        with `elided` True and without content, in the log too: `read` has it.
+        """
+        return self._follow(lambda hello: log_feed(after, hello))
+
+    def _follow(self, feed: Callable[[Hello], Feed[T]]) -> Generator[T, None, None]:
+        sockets = self._sockets
+        with sockets.channel() as channel:
+            hello = channel.request(calls.hello())
+            endpoint = sockets.target.live(hello)
+            with sockets.live(endpoint) as live:
+                follower = Follower(
+                    feed(hello),
+                    hello,
+                    now=sockets.clock(),
+                    timeout=sockets.timeout,
+                    endpoint=endpoint,
+                    tokens=new_token,
+                )
+                yield from drive(follower, channel, live, sockets.clock)
+
+    def effects(self, timeout: float | None = None) -> Generator[Event, None, None]:
+        """Committed facts as side effects, shared out among everybody who takes them.
+
+        At most once: what was handed to a process that dies is gone, and so is what the engine could not
+        keep while nobody took any. Ends when nothing came for `timeout` seconds; None waits for ever. A
+        message over 64 KiB comes `elided`.
+        """
+        sockets = self._sockets
+        wait = math.inf if timeout is None else timeout
+        endpoint = sockets.target.effects(self.hello())
+        with sockets.effects(endpoint) as inlet:
+            while (frames := inlet.receive(sockets.clock() + wait)) is not None:
+                yield replies.decode_effect(frames)

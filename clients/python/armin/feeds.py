@@ -1,0 +1,158 @@
+"""What a follower follows: one session, or the whole log. Each keeps its cursor and says what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
+
+from armin import calls
+from armin.calls import Call
+from armin.errors import ProtocolError
+from armin.results import Event, EventPage, Hello, Message, MessagePage, Tails
+from armin_broker import protocol
+
+T_co = TypeVar("T_co", covariant=True)
+
+PAGE_ITEMS: Final = 1000  # items asked for at once when the client pages by itself
+HEAL: Final = "heal"  # the reason of a read that makes up for what the live socket lost
+
+
+class Verdict(Enum):
+    """What an event or a heartbeat means for whoever follows."""
+
+    FINE = auto()  # nothing is missing
+    READ = auto()  # something is to be read that the live socket does not carry
+    LOST = auto()  # something was lost: read it
+
+
+class Doubt(NamedTuple):
+    """The log has moved on, perhaps elsewhere: a question, and whether its answer still awaits something."""
+
+    call: Call[Any]
+    lacks: Callable[[Any], bool]
+
+
+class Taken(NamedTuple):
+    """What a page brought: items to deliver, whether to read on, whether nothing will ever follow."""
+
+    items: Sequence[Any]
+    more: bool
+    ended: bool
+
+
+class Feed(Protocol[T_co]):
+    """A cursor over something that grows; `T_co` is what it delivers."""
+
+    topics: tuple[bytes, ...]
+
+    def page_call(self, reason: str | None) -> Call[Any]:
+        """The read that continues from the cursor."""
+
+    def take_page(self, page: Any) -> Taken:
+        """Move the cursor over a page."""
+
+    def take_event(self, event: Event) -> tuple[T_co | None, Verdict]:
+        """Move the cursor over a live event, if it is the next one."""
+
+    def check(self, position: int) -> Verdict | Doubt:
+        """Whether a heartbeat at `position` shows that something was missed."""
+
+
+class SessionFeed:
+    """The messages of one session by seq; `cursor` is the seq of the last one delivered."""
+
+    def __init__(self, session_id: int, cursor: int) -> None:
+        self.topics: tuple[bytes, ...] = (
+            protocol.message_topic(session_id),
+            protocol.closed_topic(session_id),
+        )
+        self.cursor = cursor
+        self._session_id = session_id
+        self._checked = 0  # nothing of this session was missed up to this position
+
+    def page_call(self, reason: str | None) -> Call[MessagePage]:
+        """The read that continues from the cursor."""
+        return calls.read(self._session_id, after=self.cursor, limit=PAGE_ITEMS, reason=reason)
+
+    def take_page(self, page: MessagePage) -> Taken:
+        """Move the cursor over a page."""
+        for message in page.messages:
+            if message.seq != self.cursor + 1:
+                raise ProtocolError(f"a read after seq {self.cursor} gave seq {message.seq}")
+            self.cursor = message.seq
+        if page.more and not page.messages:
+            raise ProtocolError("a page says that more follows, but is empty")
+        if not page.more:
+            self._checked = max(self._checked, page.position)
+        return Taken(page.messages, page.more, page.closed and not page.more)
+
+    def take_event(self, event: Event) -> tuple[Message | None, Verdict]:
+        """Deliver the next message; a closure calls for a last look at the session."""
+        message = event.message
+        if message is None:
+            return None, Verdict.READ if event.type == protocol.SESSION_CLOSED else Verdict.FINE
+        if message.seq <= self.cursor:
+            return None, Verdict.FINE
+        if message.seq > self.cursor + 1:
+            return None, Verdict.LOST
+        if message.elided:
+            return None, Verdict.READ
+        self.cursor = message.seq
+        self._checked = max(self._checked, event.position)
+        return message, Verdict.FINE
+
+    def check(self, position: int) -> Verdict | Doubt:
+        """The log has moved on: only the engine knows whether in this session."""
+        if position <= self._checked:
+            return Verdict.FINE
+        return Doubt(calls.tails([self._session_id]), self._lacks)
+
+    def _lacks(self, answer: Tails) -> bool:
+        """Whether the session ends behind the cursor, or is closed."""
+        [tail] = answer.tails
+        if tail.closed or tail.seq > self.cursor:
+            return True
+        self._checked = max(self._checked, answer.position)
+        return False
+
+
+class LogFeed:
+    """Every fact by position; `cursor` is the position of the last one delivered."""
+
+    topics: tuple[bytes, ...] = protocol.FACT_TOPICS
+
+    def __init__(self, cursor: int) -> None:
+        self.cursor = cursor
+
+    def page_call(self, reason: str | None) -> Call[EventPage]:
+        """The read that continues from the cursor; the log has no field for the reason."""
+        return calls.log(after=self.cursor, limit=PAGE_ITEMS)
+
+    def take_page(self, page: EventPage) -> Taken:
+        """Move the cursor over a page."""
+        for event in page.events:
+            if event.position != self.cursor + 1:
+                raise ProtocolError(f"the log after position {self.cursor} gave position {event.position}")
+            self.cursor = event.position
+        if page.more and not page.events:
+            raise ProtocolError("a page says that more follows, but is empty")
+        return Taken(page.events, page.more, False)
+
+    def take_event(self, event: Event) -> tuple[Event | None, Verdict]:
+        """Deliver the next fact."""
+        if event.position <= self.cursor:
+            return None, Verdict.FINE
+        if event.position > self.cursor + 1:
+            return None, Verdict.LOST
+        self.cursor = event.position
+        return event, Verdict.FINE
+
+    def check(self, position: int) -> Verdict:
+        """A heartbeat comes behind every fact up to its position, so a cursor below it has lost some."""
+        return Verdict.LOST if position > self.cursor else Verdict.FINE
+
+
+def log_feed(after: int | Literal["now"] | None, hello: Hello) -> LogFeed:
+    """The log behind position `after`; "now" and None mean the position that `hello` names."""
+    return LogFeed(hello.position if after is None or after == "now" else after)

@@ -1,0 +1,62 @@
+"""How each socket is set up; one table for the sync and the asyncio client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import zmq
+
+S = TypeVar("S", bound=zmq.Socket[Any])
+
+LIVE_BUFFER_MAX: Final = 1000  # events that wait in this process; each is at most 64 KiB and a little
+EFFECTS_BUFFER_MAX: Final = 64  # events taken from the engine in advance; lost if this process dies
+
+_COMMON: Final[Mapping[int, int]] = {
+    zmq.LINGER: 0,  # closing never waits for an engine that is gone
+}
+
+# IMMEDIATE: nothing is queued while no engine is connected, so a command that was given up is not
+# executed by the next engine, and the client knows whether it was sent at all.
+_COMMANDS: Final[Mapping[int, int]] = {zmq.IMMEDIATE: 1, zmq.RCVHWM: 0}
+
+# SNDHWM 0: a subscription is sent like a message, and beyond the mark it would be lost. Events that a
+# slow caller leaves lying are bounded: what the engine then drops is read again.
+_LIVE: Final[Mapping[int, int]] = {zmq.SNDHWM: 0, zmq.RCVHWM: LIVE_BUFFER_MAX}
+
+_EFFECTS: Final[Mapping[int, int]] = {zmq.RCVHWM: EFFECTS_BUFFER_MAX}
+
+# A peer that vanished without a word (cable, suspended machine) is noticed and connected to anew.
+_TCP: Final[Mapping[int, int]] = {zmq.HEARTBEAT_IVL: 5000, zmq.HEARTBEAT_TIMEOUT: 15000}  # milliseconds
+
+
+def open_commands(context: zmq.Context[S], endpoint: str) -> S:
+    """A DEALER to the commands socket. No ROUTING_ID: a second client of the same name would be deaf."""
+    return _connect(context, zmq.DEALER, endpoint, _COMMANDS)
+
+
+def open_live(context: zmq.Context[S], endpoint: str) -> S:
+    """A SUB to the live socket, subscribed to nothing yet."""
+    return _connect(context, zmq.SUB, endpoint, _LIVE)
+
+
+def open_effects(context: zmq.Context[S], endpoint: str) -> S:
+    """A PULL to the effects socket."""
+    return _connect(context, zmq.PULL, endpoint, _EFFECTS)
+
+
+def _connect(context: zmq.Context[S], kind: int, endpoint: str, options: Mapping[int, int]) -> S:
+    options = {**_COMMON, **options}
+    if endpoint.startswith("tcp://"):
+        options |= _TCP
+    if endpoint.startswith("tcp://["):
+        options |= {zmq.IPV6: 1}
+    socket = context.socket(kind)
+    try:
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+        socket.connect(endpoint)
+    except BaseException:
+        socket.close(0)
+        raise
+    return socket
