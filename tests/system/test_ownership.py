@@ -111,11 +111,13 @@ def test_what_was_taken_is_answered_before_the_end(engine: Engine) -> None:
         assert peer.ask("session", session_id=1)["session"]["seq"] == acknowledged
 
 
-def test_everything_committed_is_answered_even_to_a_peer_that_reads_late(engine: Engine) -> None:
+def test_everything_committed_is_answered_to_a_peer_with_thousands_of_commands_under_way(
+    engine: Engine,
+) -> None:
     with engine.peer() as peer:
         peer.ask("create_session")
         with Peer(engine.endpoint("commands")) as late:
-            late.socket.rcvhwm = 1000
+            # No mark of its own: libzmq drops what a peer at its mark has not read when the connection ends.
             for number in range(4000):
                 late.send("append", session_id=1, role="user", content=str(number))
             wait_until(lambda: peer.ask("stats")["commands"] > 2000)
