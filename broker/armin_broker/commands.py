@@ -168,8 +168,8 @@ def _sessions(fields: _Fields) -> Read:
 
     def answer(service: Service) -> bytes:
         page = service.armin.sessions(after=after, before=before, limit=limit, closed=closed)
-        packed = [info.pack() for info in page.sessions]
-        return replies.page(service.armin.position, "sessions", packed, len(packed), {"more": page.more})
+        rest = {"more": page.more}
+        return replies.page(service.armin.position, "sessions", page.packed, len(page.packed), rest)
 
     return Read(answer)
 

@@ -123,15 +123,21 @@ class Derived:
         else:
             ids = self._index.after(check_cursor(0 if after is None else after, "after"), closed)
         infos: list[SessionInfo] = []
+        packed: list[bytes] = []
         room, more = limits.PAGE_BYTES_MAX, False
         for session_id in ids:
             info = self._known(session_id).info()
-            room -= len(info.pack())
+            item = info.pack()
+            room -= len(item)
             more = len(infos) == limit or (room < 0 and bool(infos))
             if more:
                 break
             infos.append(info)
-        return SessionPage(tuple(infos if before is None else reversed(infos)), more)
+            packed.append(item)
+        if before is not None:
+            infos.reverse()
+            packed.reverse()
+        return SessionPage(tuple(infos), tuple(packed), more)
 
     def tails(self, session_ids: Sequence[int]) -> list[Tail]:
         """The last seq of each session, and whether it is closed."""

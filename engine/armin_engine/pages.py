@@ -61,9 +61,10 @@ class SnapshotPage:
 
 @dataclass(frozen=True, slots=True)
 class SessionPage:
-    """Sessions by ascending id."""
+    """Sessions by ascending id; `packed` holds each one's map."""
 
     sessions: tuple[SessionInfo, ...]
+    packed: tuple[bytes, ...]
     more: bool
 
 
