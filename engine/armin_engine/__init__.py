@@ -41,6 +41,8 @@ from armin_engine.records import (
     CreateSession,
     Event,
     Message,
+    Recorded,
+    Rows,
     SessionInfo,
 )
 from armin_engine.snapshot import SessionSnapshot, SnapshotView
@@ -70,8 +72,10 @@ __all__ = [
     "NotAnArminDatabase",
     "NullSink",
     "OpenError",
+    "Recorded",
     "RecordingSink",
     "Report",
+    "Rows",
     "SessionClosed",
     "SessionInfo",
     "SessionNotFound",

@@ -17,6 +17,7 @@ from armin_engine.derived import Derived
 from armin_engine.effects import NullSink, SideEffectSink
 from armin_engine.errors import EngineError, StorageFailed
 from armin_engine.facts import Event, Fact, Kind, pack_message_event
+from armin_engine.keys import Key, Stored
 from armin_engine.live import LiveHub
 from armin_engine.plan import Outcome, Plan
 from armin_engine.records import (
@@ -27,7 +28,9 @@ from armin_engine.records import (
     Command,
     Created,
     CreateSession,
+    Rows,
     check_id,
+    check_key,
     check_messages,
     check_meta,
     check_name,
@@ -128,6 +131,13 @@ class Armin(Derived):
         """
         return self._store.writes_refused
 
+    def select(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the layer above, for its start; a read while serving never touches SQLite.
+
+        Raises OpenError.
+        """
+        return self._store.select(query)
+
     def note(self, state: str) -> None:
         """Say in the lock file what the owner is doing."""
         self._store.note(state)
@@ -153,21 +163,25 @@ class Armin(Derived):
         return outcomes
 
     def _apply(self, commands: Sequence[Command]) -> list[Outcome]:
-        plan = self._plan()
+        try:
+            stored = self._store.stored_keys(commands)
+        except StorageFailed as error:
+            return [error] * len(commands)
+        plan = self._plan(stored)
         outcomes: list[Outcome] = []
         wrote: list[bool] = []
         for command in commands:
             before = len(plan.facts)
             outcomes.append(plan.add(command))
-            wrote.append(len(plan.facts) > before)
-        if not plan.facts:
+            wrote.append(len(plan.facts) > before or type(command) is Rows)
+        if not plan.size:
             return outcomes
         try:
-            committed = self._store.commit(plan.facts)
+            committed = self._store.commit(plan.facts, plan.keys, plan.rows)
         except StorageFailed as error:
             self.counters.commits_failed += 1
             return [
-                error if written else self._outcome_without(command, error)
+                error if written else self._outcome_without(command, stored, error)
                 for command, written in zip(commands, wrote, strict=True)
             ]
         events = self._derive(committed)
@@ -175,14 +189,16 @@ class Armin(Derived):
         self._store.settled()
         return outcomes
 
-    def _plan(self) -> Plan:
-        return Plan(self.find, self._index.names, self.position, self._store.sequences, self._clock())
+    def _plan(self, stored: Mapping[Key, Stored]) -> Plan:
+        return Plan(self, stored, self._store.sequences, self._clock())
 
-    def _outcome_without(self, command: Command, error: StorageFailed) -> Outcome:
+    def _outcome_without(
+        self, command: Command, stored: Mapping[Key, Stored], error: StorageFailed
+    ) -> Outcome:
         """What a command that wrote nothing comes to, its group having failed."""
-        plan = self._plan()
+        plan = self._plan(stored)
         outcome = plan.add(command)
-        return error if plan.facts else outcome
+        return error if plan.size else outcome
 
     def _derive(self, committed: Committed) -> list[Event]:
         events = [self._event_of(fact, self.take(fact)) for fact in committed.facts]
@@ -216,10 +232,14 @@ class Armin(Derived):
             self.counters.effects_failed += 1
             logger.exception("the sink failed on the effect at position %d", event.position)
 
-    def create_session(self, name: str | None = None, meta: Mapping[str, Any] | None = None) -> Created:
-        """Create a session, or find the one of this name (`duplicate`, its meta unchanged)."""
+    def create_session(
+        self, name: str | None = None, meta: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> Created:
+        """Create a session, or find the one of this name or key (`duplicate`, its meta unchanged)."""
         command = CreateSession(
-            None if name is None else check_name(name), None if meta is None else check_meta(meta)
+            None if name is None else check_name(name),
+            None if meta is None else check_meta(meta),
+            None if key is None else check_key(key, "key"),
         )
         return self._apply_one(command, Created)
 
@@ -231,16 +251,28 @@ class Armin(Derived):
         meta: Mapping[str, Any] | None = None,
         *,
         expect_seq: int | None = None,
+        key: str | None = None,
+        after_key: str | None = None,
     ) -> Appended:
-        """Append one message. `expect_seq` is the seq that it must get, else Conflict."""
+        """Append one message; a `key` that was committed before gives the outcome of that time.
+
+        `expect_seq` is the seq that it must get, `after_key` the key of a write that must be there, else
+        Conflict.
+        """
         message = new_message(role, content, meta)
-        return self._apply_one(append_command(session_id, (message,), expect_seq), Appended)
+        return self._apply_one(append_command(session_id, (message,), expect_seq, key, after_key), Appended)
 
     def append_many(
-        self, session_id: int, messages: Sequence[Mapping[str, object]], *, expect_seq: int | None = None
+        self,
+        session_id: int,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        expect_seq: int | None = None,
+        key: str | None = None,
+        after_key: str | None = None,
     ) -> Appended:
-        """Append maps `{role, content, meta?}`: all or nothing, consecutive."""
-        command = append_command(session_id, check_messages(messages), expect_seq)
+        """Append maps `{role, content, meta?}`: all or nothing, consecutive. As `append` otherwise."""
+        command = append_command(session_id, check_messages(messages), expect_seq, key, after_key)
         return self._apply_one(command, Appended)
 
     def close_session(self, session_id: int) -> Closed:
@@ -271,7 +303,7 @@ class Armin(Derived):
         finally:
             if connection is not None:
                 connection.close()
-        return comparison.report(reader.total)
+        return comparison.report(reader)
 
     def file_reader(self) -> tuple[FileReader, sqlite3.Connection | None]:
         """What reads the file for a comparison, and the connection to be closed after it."""
@@ -279,6 +311,13 @@ class Armin(Derived):
             return FileReader(self._store.reader, self._opened_with, self.identity), None
         connection = self._store.connect_reader()
         return FileReader(connection, self._opened_with, self.identity), connection
+
+    def digest_at(self, position: int) -> bytes | None:
+        """The digest of the log up to `position` as the file has it, None where it ends before.
+
+        Raises sqlite3.Error.
+        """
+        return self._store.digest_at(position)
 
     def comparison(self) -> Comparison:
         """A comparison of slices with this engine's memory; made before its reader begins."""
@@ -315,10 +354,18 @@ class Armin(Derived):
             )
 
 
-def append_command(session_id: object, messages: Sequence[Any], expect_seq: object) -> Append:
+def append_command(
+    session_id: object,
+    messages: Sequence[Any],
+    expect_seq: object,
+    key: object = None,
+    after_key: object = None,
+) -> Append:
     """An Append of checked messages."""
     return Append(
         check_id(session_id, "session_id"),
         tuple(messages),
         None if expect_seq is None else check_id(expect_seq, "expect_seq"),
+        None if key is None else check_key(key, "key"),
+        None if after_key is None else check_key(after_key, "after_key"),
     )

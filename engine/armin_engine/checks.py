@@ -71,6 +71,14 @@ def check_name(value: object) -> str:
     return value
 
 
+def check_key(value: object, field: str) -> str:
+    """An idempotency key: not empty, at most KEY_BYTES_MAX."""
+    if check_text(value, field, limits.KEY_BYTES_MAX) == 0:
+        raise BadRequest(f"{field} must not be empty", field=field)
+    assert isinstance(value, str)  # check_text has seen to it
+    return value
+
+
 def check_role(value: object, field: str = "role") -> int:
     """The number of a role given by its name."""
     number = ROLE_NUMBERS.get(value) if type(value) is str else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from armin_engine import limits, memory
 from armin_engine.chunks import History
 from armin_engine.delta import DeltaStore, DeltaView, SessionDelta
-from armin_engine.errors import BadRequest, Conflict, CursorInvalid, SessionNotFound
+from armin_engine.errors import BadRequest, Conflict, CursorInvalid, SessionNotFound, StorageFailed
 from armin_engine.facts import (
     Event,
     Fact,
@@ -16,11 +16,12 @@ from armin_engine.facts import (
     pack_closed_event,
     pack_created_event,
     pack_message_event,
+    unpack,
 )
 from armin_engine.index import SessionIndex
 from armin_engine.log import Log
 from armin_engine.pages import EventPage, MessagePage, SessionPage, SnapshotPage, Tail
-from armin_engine.records import check_cursor, check_id, check_limit, check_name
+from armin_engine.records import Appended, check_cursor, check_id, check_limit, check_name
 from armin_engine.snapshot import SessionSnapshot, SnapshotView
 
 
@@ -81,6 +82,11 @@ class Derived:
     def delta_messages(self) -> int:
         """Messages since the snapshot."""
         return self._delta.messages
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        """Sessions by name."""
+        return self._index.names
 
     def find(self, session_id: int) -> SessionDelta | SessionSnapshot | None:
         """A session as it stands, or None."""
@@ -245,10 +251,35 @@ class Derived:
             return pack_created_event(position, session.info())
         return pack_closed_event(position, session_id)
 
+    def created_at(self, position: int) -> int:
+        """The session that a position creates, which a stored key points to. Raises StorageFailed."""
+        if not 1 <= position <= self.position or self.log.entry(position).kind is not Kind.SESSION_CREATED:
+            raise _contradiction(position)
+        return self.log.entry(position).session_id
+
+    def appended_at(self, session_id: int, position: int, count: int) -> Appended:
+        """The outcome of an append, by what a stored key says of it. Raises StorageFailed."""
+        if not 1 <= position <= position + count - 1 <= self.position:
+            raise _contradiction(position)
+        first, last = self.log.entry(position), self.log.entry(position + count - 1)
+        if first[:2] != (Kind.MESSAGE_APPENDED, session_id) or last != (*first[:2], first.seq + count - 1):
+            raise _contradiction(position)
+        message = unpack(self._known(session_id).history().message(first.seq))
+        return Appended(message["id"], first.seq, position, count, message["created_at"], duplicate=True)
+
     def packed_message(self, session_id: int, seq: int) -> bytes | None:
         """A message as it is held in memory, or None."""
         session = self.find(session_id)
         return None if session is None or not 1 <= seq <= session.seq else session.history().message(seq)
+
+
+def _contradiction(position: int) -> StorageFailed:
+    return StorageFailed(
+        f"a stored key points to position {position}, where its write is not; check the file with"
+        " 'armin verify'",
+        reason="keys",
+        retry=False,
+    )
 
 
 def _check_one_cursor(after: int | None, before: int | None) -> None:

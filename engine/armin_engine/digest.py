@@ -19,25 +19,25 @@ GENESIS: Final = bytes(DIGEST_BYTES)
 _ROW: Final = struct.Struct("<16sQBqqbq16s16s")
 
 
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=DIGEST_BYTES).digest()
+def text_digest(text: str) -> bytes:
+    """The digest of a content or of a meta's JSON."""
+    return blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-_EMPTY: Final = _digest(b"")
+_EMPTY: Final = text_digest("")
 
 
 def chain(previous: bytes, fact: Fact) -> bytes:
     """The digest of a fact's row, given the one before it (GENESIS for the first)."""
-    return _digest(
-        _ROW.pack(
-            previous,
-            fact.position,
-            fact.kind,
-            fact.session_id,
-            fact.message_id,
-            fact.role,
-            fact.created_at,
-            _digest(fact.content.encode()) if fact.content else _EMPTY,
-            _digest(fact.meta.json.encode()) if fact.meta else _EMPTY,
-        )
+    row = _ROW.pack(
+        previous,
+        fact.position,
+        fact.kind,
+        fact.session_id,
+        fact.message_id,
+        fact.role,
+        fact.created_at,
+        fact.content_digest or (text_digest(fact.content) if fact.content else _EMPTY),
+        text_digest(fact.meta.json) if fact.meta else _EMPTY,
     )
+    return blake2b(row, digest_size=DIGEST_BYTES).digest()

@@ -70,9 +70,17 @@ class SessionClosed(CommandError):
 
 
 class Conflict(CommandError):
-    """The caller expected another state; ``reason`` is `expect_seq` or `snapshot_moved`."""
+    """The caller expected another state; ``reason`` says which.
+
+    `expect_seq`, `snapshot_moved`, `key_reused` (the key stands for another request), `out_of_order` (the
+    write that this one follows is not there: send that one first, then this one again) or `settings`.
+    """
 
     code = "conflict"
+
+    def __init__(self, message: str, *, field: str, reason: str, retry: bool = False) -> None:
+        super().__init__(message, field=field, reason=reason)
+        self.retry = retry
 
 
 class CursorInvalid(CommandError):

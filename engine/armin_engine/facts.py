@@ -72,6 +72,7 @@ class Fact(NamedTuple):
     content: str  # the message's content, or the session's name
     created_at: int  # milliseconds since the epoch; 0 for a closure
     meta: Meta | None
+    content_digest: bytes | None = None  # of the content, where it was hashed before
 
 
 @dataclass(frozen=True, slots=True)

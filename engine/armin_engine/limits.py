@@ -7,6 +7,7 @@ from typing import Final
 CONTENT_BYTES_MAX: Final = 16 << 20  # one message's content in UTF-8; larger goes by reference
 META_BYTES_MAX: Final = 64 << 10  # one meta as JSON text in UTF-8: facts about a message, not a message
 META_DEPTH_MAX: Final = 16  # nested maps and arrays, the meta itself being the first
+KEY_BYTES_MAX: Final = 256  # one idempotency key in UTF-8; every write may add one for ever
 NAME_BYTES_MAX: Final = 512  # one session name in UTF-8
 BATCH_MESSAGES_MAX: Final = 10_000  # one append_many holds up the loop no longer than a group does
 BATCH_BYTES_MAX: Final = 16 << 20  # content and meta of one append_many

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from armin_engine import limits
+from armin_engine.digest import text_digest
 from armin_engine.errors import Conflict, EngineError, SessionClosed, SessionNotFound, StorageFailed
+from armin_engine.keys import NO_SESSION, Key, KeyRow, Stored, append_request, create_request
 from armin_engine.records import (
     Append,
     Appended,
@@ -18,11 +21,13 @@ from armin_engine.records import (
     Fact,
     Kind,
     Meta,
+    Recorded,
+    Rows,
     SessionInfo,
 )
 from armin_engine.stored import Sequences
 
-Result = Created | Appended | Closed
+Result = Created | Appended | Closed | Recorded
 Outcome = Result | EngineError
 
 
@@ -58,21 +63,41 @@ class _Draft:
         )
 
 
-class Plan:
-    """Facts that a group would commit. Memory stays as it is until they are on disk."""
+class Memory(Protocol):
+    """What is committed already."""
 
-    def __init__(
-        self,
-        find: Callable[[int], Session | None],
-        names: Mapping[str, int],
-        position: int,
-        last_ids: Sequences,
-        now: int,
-    ) -> None:
+    @property
+    def position(self) -> int:
+        """The last position."""
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        """Sessions by name."""
+
+    def find(self, session_id: int) -> Session | None:
+        """A session as it stands, or None."""
+
+    def created_at(self, position: int) -> int:
+        """The session that a position creates, which a stored key points to. Raises StorageFailed."""
+
+    def appended_at(self, session_id: int, position: int, count: int) -> Appended:
+        """The outcome of an append, by what a stored key says of it. Raises StorageFailed."""
+
+
+class Plan:
+    """What a group would commit. Memory stays as it is until that is on disk.
+
+    stored: those keys of the group's commands that are in the file.
+    """
+
+    def __init__(self, memory: Memory, stored: Mapping[Key, Stored], last_ids: Sequences, now: int) -> None:
         self.facts: list[Fact] = []
-        self._find = find
-        self._names = names
-        self._position = position
+        self.keys: list[KeyRow] = []
+        self.rows: list[Rows] = []
+        self._memory = memory
+        self._stored = stored
+        self._new_keys: dict[Key, tuple[bytes, Created | Appended]] = {}
+        self._position = memory.position
         self._session_id = last_ids.sessions
         self._message_id = last_ids.messages
         self._now = now
@@ -80,21 +105,48 @@ class Plan:
         self._new_names: dict[str, int] = {}
 
     def add(self, command: Command) -> Outcome:
-        """The outcome of a command, provided that the group commits; a bad one adds no fact."""
+        """The outcome of a command, provided that the group commits; a bad one adds nothing."""
         try:
             if type(command) is Append:
                 return self._append(command)
             if type(command) is CreateSession:
                 return self._create(command)
-            assert type(command) is CloseSession
-            return self._close(command)
+            if type(command) is CloseSession:
+                return self._close(command)
+            assert type(command) is Rows
+            self.rows.append(command)
+            return Recorded()
         except EngineError as error:
             return error
 
+    @property
+    def size(self) -> int:
+        """Grows with everything that is to be written."""
+        return len(self.facts) + len(self.rows)
+
     def _create(self, command: CreateSession) -> Created:
+        if command.key is None:
+            return self._create_anew(command)
+        key, request = (command.key, NO_SESSION), create_request(command)
+        if key in self._new_keys:
+            first, created = self._new_keys[key]
+            _check_same(request, first)
+            assert isinstance(created, Created)  # the keys of no session create one
+            return Created(self._session(created.session.id).info(), duplicate=True)
+        if key in self._stored:
+            stored = self._stored[key]
+            _check_same(request, stored.request)
+            session_id = self._memory.created_at(stored.position)
+            return Created(self._session(session_id).info(), duplicate=True)
+        outcome = self._create_anew(command)
+        if not outcome.duplicate:  # else nothing is written, so there is nothing to remember
+            self._remember(key, request, self._position, 1, outcome)
+        return outcome
+
+    def _create_anew(self, command: CreateSession) -> Created:
         name = command.name
         if name is not None:
-            known = self._new_names.get(name) or self._names.get(name)
+            known = self._new_names.get(name) or self._memory.names.get(name)
             if known is not None:
                 return Created(self._session(known).info(), duplicate=True)
         session_id = self._session_id + 1
@@ -109,8 +161,47 @@ class Plan:
         return Created(info, duplicate=False)
 
     def _append(self, command: Append) -> Appended:
+        session = self._session(command.session_id)
+        if command.key is None:
+            self._check_follows(command)
+            return self._append_anew(command, session, None)
+        key = command.key, command.session_id
+        digests = [text_digest(message.content) for message in command.messages]
+        request = append_request(command.messages, digests)
+        if key in self._new_keys:
+            first, outcome = self._new_keys[key]
+            _check_same(request, first)
+            assert isinstance(outcome, Appended)  # a session's keys create none
+            return replace(outcome, duplicate=True)
+        if key in self._stored:
+            stored = self._stored[key]
+            _check_same(request, stored.request)
+            return self._memory.appended_at(command.session_id, stored.position, stored.length)
+        self._check_follows(command)
+        outcome = self._append_anew(command, session, digests)
+        self._remember(key, request, outcome.first_at, outcome.count, outcome)
+        return outcome
+
+    def _check_follows(self, command: Append) -> None:
+        if command.after_key is None:
+            return
+        key = command.after_key, command.session_id
+        if key not in self._new_keys and key not in self._stored:
+            raise Conflict(
+                f"the write that this one follows is not in session {command.session_id}; send that first",
+                field="after_key",
+                reason="out_of_order",
+                retry=True,
+            )
+
+    def _remember(
+        self, key: Key, request: bytes, position: int, length: int, outcome: Created | Appended
+    ) -> None:
+        self._new_keys[key] = request, outcome
+        self.keys.append((*key, position, length, request))
+
+    def _append_anew(self, command: Append, session: Session, digests: Sequence[bytes] | None) -> Appended:
         session_id = command.session_id
-        session = self._session(session_id)
         if session.closed_at:
             raise SessionClosed(f"session {session_id} is closed", field="session_id")
         seq = session.seq
@@ -123,7 +214,7 @@ class Plan:
         count = len(command.messages)
         first_id, first_at = self._message_id + 1, self._position + 1
         _check_room(self._message_id + count, "message")
-        for message in command.messages:
+        for index, message in enumerate(command.messages):
             seq += 1
             self._message_id += 1
             self._position += 1
@@ -138,6 +229,7 @@ class Plan:
                     message.content,
                     self._now,
                     message.meta,
+                    None if digests is None else digests[index],
                 )
             )
         self._draft(session_id, session).seq = seq
@@ -157,7 +249,7 @@ class Plan:
         self.facts.append(Fact(self._position, kind, session_id, 0, 0, -1, content, created_at, meta))
 
     def _session(self, session_id: int) -> Session:
-        session = self._drafts.get(session_id) or self._find(session_id)
+        session = self._drafts.get(session_id) or self._memory.find(session_id)
         if session is None:
             raise SessionNotFound(f"there is no session {session_id}", field="session_id")
         return session
@@ -167,6 +259,11 @@ class Plan:
         if draft is None:
             draft = self._drafts[session_id] = _Draft(session.info(), session.closed_at)
         return draft
+
+
+def _check_same(request: bytes, first: bytes) -> None:
+    if request != first:
+        raise Conflict("this key was used for another request", field="key", reason="key_reused")
 
 
 def _check_room(last_id: int, noun: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from armin_engine.errors import CorruptDatabase, NewerSchema, NotAnArminDatabase, OpenError
+from armin_engine.limits import ID_MAX
 
 APPLICATION_ID: Final = 0x41524D4E  # "ARMN"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _ORIGINAL_TABLES: Final = {
     "sessions": ("id", "closed", "created_at"),
@@ -44,6 +45,8 @@ def schema_version(path: Path) -> int | None:
     try:
         # SQLite leaves an empty WAL behind where it has read a file that has none.
         if _holds_bytes(beside(path, "-journal")) or beside(path, "-wal").exists():
+            if _holds_bytes(beside(path, "-wal")):
+                _check_wal_is_its_own(path)
             return _identify(path, immutable=False)
         return _identify(path, immutable=True)
     except sqlite3.OperationalError as error:
@@ -86,6 +89,44 @@ def _identify(path: Path, *, immutable: bool) -> int | None:
         return None
     finally:
         connection.close()
+
+
+class _Marks(NamedTuple):
+    """What no commit ever changes: the database's id, and a row of the log."""
+
+    database: object
+    position: object
+    digest: object
+
+
+def _check_wal_is_its_own(path: Path) -> None:
+    """SQLite plays any WAL that is whole into the file that it lies beside, that of another one too."""
+    try:
+        alone = _marks(path, immutable=True, position=ID_MAX)
+        if alone is None:
+            return
+        together = _marks(path, immutable=False, position=alone.position)
+    except sqlite3.DatabaseError:
+        return  # cut off in a checkpoint, or damaged: whoever reads on will see
+    if alone != together:
+        raise CorruptDatabase(
+            f"{beside(path, '-wal')} belongs to another database than {path}; both were left as they are."
+            " Put the WAL back that belongs to it, or move this one away"
+        )
+
+
+def _marks(path: Path, *, immutable: bool, position: object) -> _Marks | None:
+    """Those of the file, alone or with its WAL: the last row of the log up to `position`, if there is one."""
+    connection = connect_read_only(path, immutable=immutable)
+    try:
+        row = connection.execute(
+            "SELECT (SELECT value FROM armin WHERE key = 'database'), position, digest FROM log"
+            " WHERE position <= ? ORDER BY position DESC LIMIT 1",
+            (position,),
+        ).fetchone()
+    finally:
+        connection.close()
+    return None if row is None else _Marks(*row)
 
 
 def _check_whole_pages(path: Path, connection: sqlite3.Connection) -> None:

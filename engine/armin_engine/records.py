@@ -5,7 +5,9 @@ A command is checked when it is made; `checks` makes its parts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from armin_engine.checks import (
     ROLE_NUMBERS,
@@ -14,6 +16,7 @@ from armin_engine.checks import (
     check_batch_count,
     check_cursor,
     check_id,
+    check_key,
     check_limit,
     check_messages,
     check_meta,
@@ -44,15 +47,21 @@ class CreateSession:
 
     name: str | None
     meta: Meta | None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Append messages to one session: all or nothing, consecutive."""
+    """Append messages to one session: all or nothing, consecutive.
+
+    `key` makes a resend harmless; `after_key` is the key of the write that this one must follow.
+    """
 
     session_id: int
     messages: tuple[NewMessage, ...]
     expect_seq: int | None
+    key: str | None = None
+    after_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,17 @@ class CloseSession:
     session_id: int
 
 
-Command = CreateSession | Append | CloseSession
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the layer above the engine, in tables of its own, written with the group's facts.
+
+    Each statement goes with the parameters of every time that it is run.
+    """
+
+    statements: tuple[tuple[str, Sequence[tuple[Any, ...]]], ...]
+
+
+Command = CreateSession | Append | CloseSession | Rows
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -70,7 +89,7 @@ Command = CreateSession | Append | CloseSession
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """Outcome of CreateSession; `duplicate` where the name already had its session."""
+    """Outcome of CreateSession; `duplicate` where the name or the key already had its session."""
 
     session: SessionInfo
     duplicate: bool
@@ -78,13 +97,17 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Outcome of Append: ids, seqs and positions of the `count` messages run up from the first ones."""
+    """Outcome of Append: ids, seqs and positions of the `count` messages run up from the first ones.
+
+    `duplicate` where its key was committed before: then it is the outcome of that time.
+    """
 
     first_id: int
     first_seq: int
     first_at: int
     count: int
     created_at: int
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +116,11 @@ class Closed:
 
     at: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Outcome of Rows."""
 
 
 __all__ = [
@@ -112,11 +140,14 @@ __all__ = [
     "Message",
     "Meta",
     "NewMessage",
+    "Recorded",
+    "Rows",
     "SessionInfo",
     "check_batch",
     "check_batch_count",
     "check_cursor",
     "check_id",
+    "check_key",
     "check_limit",
     "check_messages",
     "check_meta",

@@ -7,10 +7,28 @@ from collections.abc import Sequence
 
 from armin_engine import digest
 from armin_engine.facts import Fact, Kind
+from armin_engine.keys import KeyRow
+from armin_engine.records import Rows
 
 
-def insert(writer: sqlite3.Connection, facts: Sequence[Fact], head: bytes) -> bytes:
+def insert(
+    writer: sqlite3.Connection,
+    facts: Sequence[Fact],
+    keys: Sequence[KeyRow],
+    rows: Sequence[Rows],
+    head: bytes,
+) -> bytes:
     """Write facts after the one with the digest `head`; returns the digest of the last. Commits nothing."""
+    run = writer.executemany
+    if keys:
+        run("INSERT INTO append_keys VALUES (?, ?, ?, ?, ?)", keys)
+    for group in rows:
+        for statement, parameters in group.statements:
+            run(statement, parameters)
+    return _insert_facts(writer, facts, head) if facts else head
+
+
+def _insert_facts(writer: sqlite3.Connection, facts: Sequence[Fact], head: bytes) -> bytes:
     log = []
     for fact in facts:
         head = digest.chain(head, fact)

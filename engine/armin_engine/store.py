@@ -11,15 +11,16 @@ import os
 import sqlite3
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from armin_engine import digest, upgrade
+from armin_engine import digest, durable, upgrade
 from armin_engine.errors import CorruptDatabase, OpenError, StorageFailed
 from armin_engine.facts import Fact
 from armin_engine.failures import FailureLog
+from armin_engine.keys import Key, KeyRow, Keys, Stored
 from armin_engine.lock import OwnerLock
 from armin_engine.probe import (
     APPLICATION_ID,
@@ -30,9 +31,19 @@ from armin_engine.probe import (
     reading_failed,
     schema_version,
 )
+from armin_engine.records import Command, Rows
 from armin_engine.rows import insert
 from armin_engine.standing import Standing
-from armin_engine.stored import Identity, Replay, Sequences, identity, last_position, sequences, stored_facts
+from armin_engine.stored import (
+    Identity,
+    Replay,
+    Sequences,
+    digest_at,
+    identity,
+    last_position,
+    sequences,
+    stored_facts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +168,12 @@ class SQLiteStore:
 
     def connect_reader(self) -> sqlite3.Connection:
         """A read-only connection of its own, usable in any one thread at a time."""
+        self._check_not_closed()
+        return connect_read_only(self.path)
+
+    def _check_not_closed(self) -> None:
         if self._refused is not None and self._refused[1] == "closed":
             self._check_not_refused()
-        return connect_read_only(self.path)
 
     @property
     def reader(self) -> sqlite3.Connection:
@@ -222,6 +236,14 @@ class SQLiteStore:
             f"cache_size = -{CACHE_KIB}",
         ):
             self._writer.execute(f"PRAGMA {pragma}")
+        self._writer.execute("BEGIN IMMEDIATE")
+        if not self.is_memory:
+            # An engine that was killed before its sync leaves rows that only the page cache may hold. Now
+            # they are shown, and resends are told that they are in: so they must be on disk. SQLite does
+            # not see to that; the transaction keeps others from the WAL.
+            durable.rewrite(beside(self.path, "-wal"))
+        upgrade.add_version_2(self._writer, _schema())
+        self._writer.execute("COMMIT")
         self._schema_version = _pragma(self._writer, "schema_version")
         self._data_version = _pragma(self._writer, "data_version")
         # SQLite opens a file that it may not write, and begins, without a word: only a statement tells.
@@ -230,6 +252,7 @@ class SQLiteStore:
         self._sequences = sequences(self._writer)
         self._check_unchanged(self._writer)
         self._writer.execute("ROLLBACK")
+        self._keys = Keys(self._writer)
 
     @property
     def sequences(self) -> Sequences:
@@ -243,8 +266,10 @@ class SQLiteStore:
 
     # --- committing ---
 
-    def commit(self, facts: Sequence[Fact]) -> Committed:
-        """Write the facts in one durable transaction; no other one until `settled` is called.
+    def commit(
+        self, facts: Sequence[Fact], keys: Sequence[KeyRow] = (), rows: Sequence[Rows] = ()
+    ) -> Committed:
+        """Write it all in one durable transaction; no other one until `settled` is called.
 
         Raises StorageFailed with nothing changed, as far as SQLite can tell.
         """
@@ -260,7 +285,7 @@ class SQLiteStore:
         try:
             writer.execute("BEGIN IMMEDIATE")
             data_version = self._check_foreign_commits(writer)
-            head = insert(writer, facts, self._head)
+            head = insert(writer, facts, keys, rows, self._head)
             self._refused = self._interrupted
             writer.execute("COMMIT")
         except sqlite3.Error as error:
@@ -271,12 +296,41 @@ class SQLiteStore:
             _roll_back(writer)
             raise
         self._failures.succeeded()
-        self._head, self._position, self._data_version = head, facts[-1].position, data_version
-        self._sequences = Sequences(
-            max(self._sequences.sessions, *(fact.session_id for fact in facts)),
-            max(self._sequences.messages, *(fact.message_id for fact in facts)),
-        )
+        self._head, self._data_version = head, data_version
+        if facts:
+            self._position = facts[-1].position
+            self._sequences = Sequences(
+                max(self._sequences.sessions, *(fact.session_id for fact in facts)),
+                max(self._sequences.messages, *(fact.message_id for fact in facts)),
+            )
+        if keys:
+            self._keys.committed(keys)
         return Committed(facts, _SEAL)
+
+    def stored_keys(self, commands: Sequence[Command]) -> Mapping[Key, Stored]:
+        """Those keys of a group that are in the file. Raises StorageFailed."""
+        keys = self._keys.candidates(commands)
+        if not keys:
+            return {}
+        self._check_not_refused()
+        try:
+            return self._keys.lookup(keys)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"SQLite could not look up a key: {error}", reason="read") from error
+
+    def select(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the layer above, for its start. Raises OpenError."""
+        assert self._writer is not None, "start_writing comes first"
+        try:
+            return self._writer.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise reading_failed(self.path, error) from error
+
+    def digest_at(self, position: int) -> bytes | None:
+        """The digest of the log up to `position`, None where it ends before. Raises sqlite3.Error."""
+        self._check_not_closed()
+        assert self._writer is not None, "start_writing comes first"
+        return digest_at(self._writer, position)
 
     def _failed(self, facts: Sequence[Fact], error: Exception) -> StorageFailed:
         self._failures.failed(len(facts), error)
@@ -382,11 +436,14 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
+def _schema() -> str:
+    return resources.files("armin_engine").joinpath("schema.sql").read_text("utf-8")
+
+
 def _create(connection: sqlite3.Connection, *, with_log: bool = False) -> None:
     """Create Armin's tables beside what is there, all or nothing."""
-    schema = resources.files("armin_engine").joinpath("schema.sql").read_text("utf-8")
     connection.execute("BEGIN IMMEDIATE")
-    for statement in schema.split(";\n"):
+    for statement in _schema().split(";\n"):
         connection.execute(statement)
     if with_log:
         upgrade.synthesise_log(connection)

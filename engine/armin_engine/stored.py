@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from armin_engine.digest import DIGEST_BYTES
+from armin_engine.digest import DIGEST_BYTES, GENESIS
 from armin_engine.errors import CorruptDatabase
 from armin_engine.facts import Fact, Kind, Meta, meta_from_json
 
@@ -21,7 +21,6 @@ _FACTS: Final = """
     LEFT JOIN sessions AS s ON s.id = l.session_id
     LEFT JOIN session_names AS n ON l.kind = 1 AND n.session_id = l.session_id
     LEFT JOIN session_meta AS sm ON l.kind = 1 AND sm.session_id = l.session_id
-    ORDER BY l.position
 """
 
 
@@ -33,6 +32,22 @@ class Sequences(NamedTuple):
 
     sessions: int
     messages: int
+
+
+class RowName(NamedTuple):
+    """What one row of the log is about, as it is told to people. 0 where something does not apply."""
+
+    position: int
+    session_id: int = 0
+    message_id: int = 0
+    seq: int = 0
+
+    def __str__(self) -> str:
+        if self.message_id:
+            what = f", message {self.message_id} (session {self.session_id}, seq {self.seq})"
+        else:
+            what = f", session {self.session_id}" if self.session_id else ""
+        return f"position {self.position}{what}"
 
 
 class Identity(NamedTuple):
@@ -47,14 +62,51 @@ def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[tup
 
     Raises CorruptDatabase where the log has a hole, breaks its rules, or says what cannot be.
     """
-    for expected, row in enumerate(connection.execute(_FACTS), start=1):
+    for expected, row in enumerate(_rows(connection), start=1):
         if row[0] != expected:
             raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
         try:
             fact = _fact(row, replay)
         except ValueError as error:
-            raise CorruptDatabase(f"position {expected} of the log is broken: {error}") from error
+            raise CorruptDatabase(f"{_name(row, replay)}: {error}") from error
         yield fact, row[4]
+
+
+def _rows(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """The rows of the log in order, up to the one that cannot be read, which raises."""
+    position = 0
+    try:
+        for row in connection.execute(_FACTS + "ORDER BY l.position"):
+            position = row[0]
+            yield row
+    except sqlite3.Error:
+        # Python's module steps on before it hands out a row, so the last good one may be lost with the bad.
+        for at in (position + 1, position + 2):
+            yield from connection.execute(_FACTS + "WHERE l.position = ?", (at,)).fetchall()
+        raise
+
+
+def row_at(connection: sqlite3.Connection, position: int, replay: Replay) -> RowName:
+    """The name of a row that could not be read in full. Raises sqlite3.Error."""
+    query = "SELECT position, kind, session_id, message_id FROM log WHERE position = ?"
+    row = connection.execute(query, (position,)).fetchone()
+    return RowName(position) if row is None else _name(row, replay)
+
+
+def _name(row: tuple[Any, ...], replay: Replay) -> RowName:
+    """Of the row behind all that `replay` has seen."""
+    position, kind, session_id, message_id = row[:4]
+    is_message = kind == Kind.MESSAGE_APPENDED
+    seq = max(0, replay.seqs.get(session_id, -1) + 1) if is_message else 0
+    return RowName(position, session_id, message_id if is_message else 0, seq)
+
+
+def digest_at(connection: sqlite3.Connection, position: int) -> bytes | None:
+    """The digest of the log up to `position`, None where it ends before. Raises sqlite3.Error."""
+    if position == 0:
+        return GENESIS
+    row = connection.execute("SELECT digest FROM log WHERE position = ?", (position,)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}
@@ -75,13 +127,15 @@ def _fact(row: tuple[Any, ...], replay: Replay) -> Fact:
             raise ValueError(f"message {message_id} is missing or in another session")
         if role not in (0, 1, 2, 3) or type(content) is not str or type(sent_at) is not int:
             raise ValueError(f"message {message_id} has values that Armin never writes")
+        meta = _meta(message_meta)
         seq = replay.append(session_id, message_id)
-        return Fact(position, kind, session_id, message_id, seq, role, content, sent_at, _meta(message_meta))
+        return Fact(position, kind, session_id, message_id, seq, role, content, sent_at, meta)
     if kind is Kind.SESSION_CREATED:
         if name is not None and (type(name) is not str or not name):
             raise ValueError(f"session {session_id} has a name that Armin never writes")
+        meta = _meta(session_meta)
         replay.create(session_id)
-        return Fact(position, kind, session_id, 0, 0, -1, name or "", created_at, _meta(session_meta))
+        return Fact(position, kind, session_id, 0, 0, -1, name or "", created_at, meta)
     replay.close(session_id)
     return Fact(position, kind, session_id, 0, 0, -1, "", 0, None)
 

@@ -1,7 +1,9 @@
-"""Upgrade of a file that holds only `sessions` and `messages`, as the original Armin made it.
+"""Upgrades of files that earlier versions made.
 
-The file is copied to FILE.before-upgrade first; then, in one transaction, Armin's own tables are
-added and the log is synthesised: creations by id, then messages by id, then closures by id.
+A file that holds only `sessions` and `messages`, as the original Armin made it, is copied to
+FILE.before-upgrade first; then, in one transaction, Armin's own tables are added and the log is
+synthesised: creations by id, then messages by id, then closures by id. Later steps add tables and touch
+nothing that is there, so they make no copy.
 """
 
 from __future__ import annotations
@@ -91,6 +93,18 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+VERSION_2: Final = "-- Version 2:"  # begins the part of schema.sql that version 1 did not have
+
+
+def add_version_2(writer: sqlite3.Connection, schema: str) -> None:
+    """Add the tables of keys and worker groups to a file of version 1, within the caller's transaction."""
+    if writer.execute("PRAGMA user_version").fetchone()[0] != 1:
+        return
+    for statement in schema[schema.index(VERSION_2) :].split(";\n"):
+        writer.execute(statement)
+    writer.execute("PRAGMA user_version = 2")
 
 
 def synthesise_log(writer: sqlite3.Connection) -> None:

@@ -6,8 +6,9 @@ engine's thread, slice by slice.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -16,7 +17,18 @@ from armin_engine.errors import CorruptDatabase
 from armin_engine.facts import Fact, Kind, pack_message
 from armin_engine.log import Log
 from armin_engine.plan import Session
-from armin_engine.stored import Identity, Replay, Sequences, identity, last_position, sequences, stored_facts
+from armin_engine.references import broken_references
+from armin_engine.stored import (
+    Identity,
+    Replay,
+    RowName,
+    Sequences,
+    identity,
+    last_position,
+    row_at,
+    sequences,
+    stored_facts,
+)
 
 SLICE_FACTS: Final = 500
 SLICE_BYTES: Final = 1 << 20
@@ -47,23 +59,39 @@ class Read(NamedTuple):
     packed: bytes
 
 
+class Finding(NamedTuple):
+    """Something that is wrong, and the row of the log that it is about, if it is about one."""
+
+    text: str
+    row: RowName | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.row is None else f"{self.row}: {self.text}"
+
+
 @dataclass(slots=True)
 class Slice:
     """Some facts to compare, and what was found wrong in the file itself."""
 
     position: int
     reads: list[Read] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a comparison of `checked` facts, up to `position`, came to."""
+    """What a comparison of `checked` facts, up to `position`, came to.
+
+    `head` is the digest of the log up to `position`, None if it could not be read so far. `first_bad` is the
+    first row of the log that is not as it should be.
+    """
 
     position: int
     checked: int
     differences: tuple[str, ...]
     differences_count: int
+    head: bytes | None = None
+    first_bad: RowName | None = None
 
     @property
     def equal(self) -> bool:
@@ -79,6 +107,8 @@ class FileReader:
         self._opened_with = opened_with
         self._opened_as = opened_as
         self._head = digest.GENESIS
+        self._position = 0  # of the last fact read
+        self._whole = False  # all facts were read
         self._replay = Replay()
         self._named = self._with_meta = self._messages_with_meta = self._messages = 0
         self._piece = Slice(0)  # what is being filled
@@ -93,14 +123,37 @@ class FileReader:
         try:
             self.total = last_position(connection)
             yield from self._facts()
-            for finding in self._check_tables():
-                self._piece.findings.append(finding)  # told even if the next check breaks off
+            self._whole = True
+            for text in self._check_tables():
+                self._piece.findings.append(Finding(text))  # told even if the next check breaks off
+            for texts in broken_references(connection, self.total):
+                self._piece.findings += map(Finding, texts)
+                yield self._take_piece()
             yield self._piece
         except (CorruptDatabase, sqlite3.Error) as error:
-            yield Slice(self.total, findings=[*self._piece.findings, str(error)])
+            yield Slice(self.total, self._piece.reads, [*self._piece.findings, self._broken_off(error)])
         finally:
             if own_transaction and connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    @property
+    def head(self) -> bytes | None:
+        """The digest that stands beside the last fact, None while not all facts were read."""
+        return self._head if self._whole else None
+
+    def _take_piece(self) -> Slice:
+        piece, self._piece = self._piece, Slice(self.total)
+        return piece
+
+    def _broken_off(self, error: CorruptDatabase | sqlite3.Error) -> Finding:
+        """Why no more could be read, and at which row."""
+        if self._whole:
+            return Finding(str(error))
+        row = RowName(self._position + 1)
+        with contextlib.suppress(sqlite3.Error):  # if that page is damaged, the position must do
+            row = row_at(self._connection, row.position, self._replay)
+        text = str(error).removeprefix(f"{row}: ")
+        return Finding(f"{text}; what comes after it was not checked", row)
 
     def _facts(self) -> Iterator[Slice]:
         size = 0
@@ -108,18 +161,17 @@ class FileReader:
             piece = self._piece
             self._head = digest.chain(self._head, fact)
             if self._head != stored:
-                piece.findings.append(f"position {fact.position}: the digest does not match what is stored")
+                piece.findings.append(Finding("the digest does not match what is stored", name(fact)))
                 self._head = stored  # name each break once
             packed = pack_message(fact) if fact.kind is Kind.MESSAGE_APPENDED else b""
             self._count(fact)
             piece.reads.append(Read(fact, packed))
-            piece.position = fact.position
+            piece.position = self._position = fact.position
             size += len(packed)
             if len(piece.reads) == SLICE_FACTS or size >= SLICE_BYTES:
                 self._piece, size = Slice(fact.position), 0
                 yield piece
-        piece, self._piece = self._piece, Slice(self.total)
-        yield piece
+        yield self._take_piece()
 
     def _count(self, fact: Fact) -> None:
         if fact.kind is Kind.MESSAGE_APPENDED:
@@ -153,12 +205,46 @@ class FileReader:
 
     def _check_closed_flags(self) -> Iterator[str]:
         closed = self._replay.closed()
-        for session_id, flag in self._connection.execute("SELECT id, closed FROM sessions WHERE closed <> 0"):
+        for session_id, flag in self._connection.execute(
+            "SELECT id, closed FROM sessions WHERE closed IS NOT 0"
+        ):
             if flag != 1 or session_id not in closed:
                 yield f"session {session_id} is flagged as closed ({flag}), but the log does not close it"
             closed.discard(session_id)
         for session_id in sorted(closed):
             yield f"session {session_id} is not flagged as closed, but the log closes it"
+
+
+def name(fact: Fact) -> RowName:
+    """A fact's row, for people."""
+    return RowName(fact.position, fact.session_id, fact.message_id, fact.seq)
+
+
+class Findings:
+    """Gathers what is wrong."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+        self.first_bad: RowName | None = None
+
+    def add(self, finding: Finding) -> None:
+        """One more."""
+        self.count += 1
+        row, first = finding.row, self.first_bad
+        if row is not None and (first is None or row.position < first.position):
+            self.first_bad = row
+        if len(self.texts) < DIFFERENCES_MAX:
+            self.texts.append(str(finding))
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        """Several more."""
+        for finding in findings:
+            self.add(finding)
+
+    def report(self, reader: FileReader, checked: int) -> Report:
+        """The result, after the reader's last slice."""
+        return Report(reader.total, checked, tuple(self.texts), self.count, reader.head, self.first_bad)
 
 
 class Comparison:
@@ -167,18 +253,16 @@ class Comparison:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._begun_at = memory.log.position
-        self._differences: list[str] = []
-        self._count = 0
+        self._findings = Findings()
         self.checked = 0
 
     def compare(self, piece: Slice) -> None:
         """Take the next slice; runs in the engine's thread."""
-        for finding in piece.findings:
-            self._differ(finding)
+        self._findings.take(piece.findings)
         for fact, packed in piece.reads:
             self.checked += 1
             if not self._same(fact, packed):
-                self._differ(f"position {fact.position}: memory differs from the file")
+                self._findings.add(Finding("memory differs from the file", name(fact)))
 
     def _same(self, fact: Fact, packed: bytes) -> bool:
         memory = self._memory
@@ -199,13 +283,9 @@ class Comparison:
             return False
         return (info.name or "", info.created_at, info.packed_meta) == (fact.content, fact.created_at, meta)
 
-    def _differ(self, text: str) -> None:
-        self._count += 1
-        if len(self._differences) < DIFFERENCES_MAX:
-            self._differences.append(text)
-
-    def report(self, position: int) -> Report:
-        """The result, after the last slice; `position` is the last one that was in the file."""
-        if position < self._begun_at:
-            self._differ(f"the file ends at position {position}, memory had {self._begun_at} before that")
-        return Report(position, self.checked, tuple(self._differences), self._count)
+    def report(self, reader: FileReader) -> Report:
+        """The result, after the reader's last slice."""
+        if reader.total < self._begun_at:
+            text = f"the file ends at position {reader.total}, memory had {self._begun_at} before that"
+            self._findings.add(Finding(text))
+        return self._findings.report(reader, self.checked)

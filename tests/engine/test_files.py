@@ -45,6 +45,30 @@ SCHEMA = {
     "message_meta": [("message_id", "INTEGER", 0, None, 1), ("meta", "TEXT", 1, None, 0)],
     "session_meta": [("session_id", "INTEGER", 0, None, 1), ("meta", "TEXT", 1, None, 0)],
     "session_names": [("name", "TEXT", 1, None, 0), ("session_id", "INTEGER", 0, None, 1)],
+    "append_keys": [
+        ("key", "TEXT", 1, None, 1),
+        ("session_id", "INTEGER", 1, None, 2),
+        ("position", "INTEGER", 1, None, 0),
+        ("count", "INTEGER", 1, None, 0),
+        ("request", "BLOB", 1, None, 0),
+    ],
+    "worker_groups": [
+        ("id", "INTEGER", 0, None, 1),
+        ("name", "TEXT", 1, None, 0),
+        ("settings", "TEXT", 1, None, 0),
+        ("cursor", "INTEGER", 1, None, 0),
+        ("created_at", "INTEGER", 1, None, 0),
+    ],
+    "taken_effects": [
+        ("group_id", "INTEGER", 1, None, 1),
+        ("position", "INTEGER", 1, None, 2),
+        ("state", "INTEGER", 1, None, 0),
+        ("attempts", "INTEGER", 1, None, 0),
+        ("deliveries", "INTEGER", 1, None, 0),
+        ("due", "INTEGER", 1, None, 0),
+        ("request", "TEXT", 0, None, 0),
+        ("reason", "TEXT", 0, None, 0),
+    ],
     "armin": [("key", "TEXT", 1, None, 1), ("value", "TEXT", 1, None, 0)],
 }
 
@@ -72,7 +96,7 @@ def test_the_schema_is_as_designed(armin: Armin, foreign):
 
 def test_the_file_is_marked(armin: Armin, foreign):
     assert pragma(foreign, "application_id") == int.from_bytes(b"ARMN", "big")
-    assert pragma(foreign, "user_version") == 1
+    assert pragma(foreign, "user_version") == 2
     assert pragma(foreign, "journal_mode") == "wal"
 
 
@@ -281,7 +305,7 @@ def test_a_text_file_is_called_no_database(path):
 def test_a_newer_schema_is_refused(open_engine, path):
     open_engine().close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     assert "newer Armin" in refused(path, NewerSchema)
 
 

@@ -275,7 +275,7 @@ def test_verify_in_slices_while_the_engine_writes_on(armin: Armin):
         if pieces == 2:
             armin.close_session(2)
     connection.close()
-    report = comparison.report(reader.total)
+    report = comparison.report(reader)
     assert report.differences == ()
     assert report.position == position
     assert pieces > 5
@@ -291,5 +291,53 @@ def test_verify_reads_what_was_committed_when_it_began(armin: Armin):
     for piece in slices:
         comparison.compare(piece)
     connection.close()
-    report = comparison.report(reader.total)
+    report = comparison.report(reader)
     assert (report.position, report.checked, report.differences) == (position, position, ())
+
+
+# --- rows that point into the log ---
+
+REFERENCES = {
+    "a key of no position": "UPDATE append_keys SET position = 99 WHERE key = 'many'",
+    "a key of another write": "UPDATE append_keys SET position = position - 1 WHERE key = 'many'",
+    "a key of another session": "UPDATE append_keys SET session_id = 2 WHERE key = 'many'",
+    "a key of more than was written": "UPDATE append_keys SET count = 3 WHERE key = 'many'",
+    "a key of less": "UPDATE append_keys SET count = 1 WHERE key = 'many'",
+    "a key of a creation that is none": "UPDATE append_keys SET position = 2 WHERE key = 'create'",
+    "a key of two creations": "UPDATE append_keys SET count = 2 WHERE key = 'create'",
+    "a key of another creation": "UPDATE append_keys SET position = 3 WHERE key = 'create'",
+    "a key of another request": "UPDATE append_keys SET request = zeroblob(length(request))",
+    "a key that is none": "UPDATE append_keys SET key = '' WHERE key = 'many'",
+    "a group ahead of the log": "UPDATE worker_groups SET cursor = 99",
+    "a group of broken settings": "UPDATE worker_groups SET settings = '{'",
+    "an effect of no group": "UPDATE taken_effects SET group_id = 9",
+    "an effect of no position": "UPDATE taken_effects SET position = 99",
+    "an effect in no state": "UPDATE taken_effects SET state = 7",
+}
+
+
+@pytest.fixture
+def referring(open_engine, path) -> Armin:
+    armin = open_engine()
+    armin.create_session("n", {"a": 1}, key="create")
+    armin.append(1, "user", "zero")
+    armin.create_session()
+    many = [{"role": "user", "content": text, "meta": {"k": text}} for text in ("one", "two")]
+    armin.append_many(1, many, key="many")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO worker_groups VALUES (1, 'g', '{}', 5, 0)")
+        connection.execute("INSERT INTO taken_effects VALUES (1, 2, 1, 0, 0, 0, NULL, NULL)")
+    return armin
+
+
+def test_rows_that_fit_the_log_are_equal(referring: Armin):
+    assert referring.verify().differences == ()
+
+
+@pytest.mark.parametrize("what", REFERENCES)
+def test_a_row_that_does_not_fit_the_log_differs(referring: Armin, path, what):
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(REFERENCES[what])
+    differences = referring.verify().differences
+    assert differences
+    assert all("does not fit the log" in difference for difference in differences)
