@@ -52,12 +52,16 @@ class Unrendered(NamedTuple):
 Reply = bytes | Unrendered
 
 
+Lost = Callable[[], None]
+
+
 class _Waiting(NamedTuple):
     """A reply, or the command of a read that is still to be rendered."""
 
     envelope: list[bytes]
     data: bytes
     is_command: bool
+    lost: Lost | None = None
 
     def weight(self) -> int:
         """Bytes that it holds."""
@@ -139,8 +143,11 @@ class CommandSocket:
 
     # --- out ---
 
-    def send(self, envelope: list[bytes], reply: Reply) -> None:
-        """Answer; `envelope` begins with the routing id. Replies to one peer keep their order."""
+    def send(self, envelope: list[bytes], reply: Reply, lost: Lost | None = None) -> None:
+        """Answer; `envelope` begins with the routing id. Replies to one peer keep their order.
+
+        `lost` is called if the reply is known not to reach its peer, now or later.
+        """
         peer = self._peers.get(envelope[0])
         blocked = peer is not None and (peer.waiting or peer.in_flight_bytes() > IN_FLIGHT_BYTES_MAX)
         if isinstance(reply, Unrendered):
@@ -149,14 +156,15 @@ class CommandSocket:
                 return
             rendered = self._timed(reply.render)
         elif blocked:
-            self._wait(_Waiting(envelope, reply, is_command=False))
+            self._wait(_Waiting(envelope, reply, False, lost))
             return
         else:
             rendered = reply
         try:
-            self._send_now(envelope, rendered)
+            if not self._send_now(envelope, rendered) and lost is not None:
+                lost()
         except zmq.Again:
-            self._wait(_Waiting(envelope, rendered, is_command=False))
+            self._wait(_Waiting(envelope, rendered, False, lost))
 
     def _timed(self, render: Callable[[], bytes]) -> bytes:
         began = self._clock()
@@ -190,6 +198,8 @@ class CommandSocket:
         weight = waiting.weight()
         if peer.waiting_bytes + weight > WAITING_BYTES_MAX:
             self.replies_lost += 1
+            if waiting.lost is not None:
+                waiting.lost()
             return
         peer.waiting_bytes += weight
         peer.waiting.append(waiting)
@@ -240,6 +250,9 @@ class CommandSocket:
         if not taken:
             self.replies_lost += len(peer.waiting)
             del self._peers[routing_id]
+            for each in (waiting, *peer.waiting):
+                if each.lost is not None:
+                    each.lost()
         return taken
 
 

@@ -1,22 +1,20 @@
 """The wire's verbs: each parses its fields once, and answers from what it parsed.
 
-A command is a Write (goes into the group commit), a Read (answered after it) or a Barrier (ends a
-group). Order of work for each verb: shape, limits, then act.
+Order of work for each verb: shape, limits, then act.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
-from armin_broker import protocol, replies
+from armin_broker import group_commands, protocol, replies
 from armin_broker.decode import decode
+from armin_broker.parsed import Barrier, Parsed, Read, Service, Write
 from armin_engine import limits, records
-from armin_engine.armin import Armin, append_command
+from armin_engine.armin import append_command
 from armin_engine.errors import BadRequest, CommandError, EngineError, TooLarge
-from armin_engine.plan import Outcome
 
 
 class UnknownOp(CommandError):
@@ -38,50 +36,6 @@ class InternalFault(EngineError):
     code: ClassVar[str] = "internal"
 
 
-class Service(Protocol):
-    """What the verbs act on."""
-
-    armin: Armin
-
-    def hello(self) -> dict[str, Any]:
-        """Fields of `hello`."""
-
-    def stats(self) -> dict[str, Any]:
-        """Counters and gauges."""
-
-    def publish_sync(self, token: str) -> None:
-        """Put the token on the live socket, behind all that was committed before."""
-
-    def count_heal(self) -> None:
-        """A follower says that it had lost something."""
-
-    def verify(self, job: int | None) -> dict[str, Any]:
-        """Start a verification, or look at one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Part of the group commit."""
-
-    command: records.Command
-    render: Callable[[int, Outcome], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Answered from memory after the commit; must change nothing."""
-
-    answer: Callable[[Service], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Barrier:
-    """Ends a group: what came before it is committed and published first."""
-
-    act: Callable[[Service], bytes]
-
-
-Parsed = Write | Read | Barrier
 _Fields = dict[str, Any]
 
 _KNOWN: Final = {
@@ -119,24 +73,30 @@ def _ping(fields: _Fields) -> Read:
 
 
 def _create_session(fields: _Fields) -> Write:
-    name, meta = fields.get("name"), fields.get("meta")
+    name, meta, key = fields.get("name"), fields.get("meta"), fields.get("key")
     command = records.CreateSession(
-        None if name is None else records.check_name(name), None if meta is None else records.check_meta(meta)
+        None if name is None else records.check_name(name),
+        None if meta is None else records.check_meta(meta),
+        None if key is None else records.check_key(key, "key"),
     )
     return Write(command, replies.created)
 
 
 def _append(fields: _Fields) -> Write:
     message = records.new_message(fields["role"], fields["content"], fields.get("meta"))
-    return Write(append_command(fields["session_id"], (message,), fields.get("expect_seq")), replies.appended)
+    return Write(_append_of((message,), fields), replies.appended)
 
 
 def _append_many(fields: _Fields) -> Write:
     if type(fields["messages"]) is not list:
         raise BadRequest("messages must be an array", field="messages")
     messages = records.check_messages(fields["messages"])
-    return Write(
-        append_command(fields["session_id"], messages, fields.get("expect_seq")), replies.appended_many
+    return Write(_append_of(messages, fields), replies.appended_many)
+
+
+def _append_of(messages: tuple[records.NewMessage, ...], fields: _Fields) -> records.Append:
+    return append_command(
+        fields["session_id"], messages, fields.get("expect_seq"), fields.get("key"), fields.get("after_key")
     )
 
 
@@ -286,7 +246,10 @@ def _verify(fields: _Fields) -> Read:
     job = fields.get("job")
     if job is not None:
         records.check_id(job, "job")
-    return Read(lambda service: replies.ok(service.armin.position, service.verify(job)))
+    at = fields.get("at")
+    if at is not None:
+        records.check_cursor(at, "at")
+    return Read(lambda service: replies.ok(service.armin.position, service.verify(job, at)))
 
 
 def _cursors(fields: _Fields) -> tuple[int | None, int | None, int]:
@@ -319,4 +282,5 @@ _VERBS: Final[dict[str, Callable[[_Fields], Parsed]]] = {
     "sync": _sync,
     "stats": _stats,
     "verify": _verify,
+    **group_commands.VERBS,
 }

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any, Final, NamedTuple
@@ -15,14 +15,19 @@ import zmq
 
 from armin_broker import protocol, replies
 from armin_broker.command_socket import Arrival, CommandSocket, Unrendered, monotonic_ms
-from armin_broker.commands import Barrier, InternalFault, Parsed, Read, ShuttingDown, Write, parse
+from armin_broker.commands import InternalFault, ShuttingDown, parse
 from armin_broker.config import Config
+from armin_broker.coordination import Changed, Coordination
 from armin_broker.effects_socket import EffectsSocket
+from armin_broker.groups.commands import CreateGroup
+from armin_broker.groups.coordinator import Coordinator
 from armin_broker.live_socket import LiveSocket
+from armin_broker.parsed import Barrier, Change, Lease, Parsed, Read, Write
 from armin_broker.verification import Verifier
 from armin_engine import Armin
 from armin_engine.errors import BadRequest, EngineError
 from armin_engine.plan import Outcome
+from armin_engine.records import Command
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ class Loop:
         self._poller = zmq.Poller()
         self._poller.register(commands.socket, zmq.POLLIN)
         self._poller.register(wake, zmq.POLLIN)
+        self._coordination = Coordination(armin, commands, self._apply, self._fault, clock, wall_clock)
         armin.live.attach(live)
         commands.answer = self._answer
 
@@ -82,7 +88,7 @@ class Loop:
         while not self._stopping:
             self._wait(self._tick())
             arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
-            if arrivals:
+            if arrivals or self._coordination.is_due():
                 self._serve(arrivals)
         self._finish()
 
@@ -107,7 +113,8 @@ class Loop:
         if self._verifier.running:
             self._verifier.step()
             deadline = min(deadline, now + VERIFY_POLL_MS)
-        return deadline
+        due = self._coordination.deadline()
+        return deadline if due is None else min(deadline, due)
 
     def _wait(self, deadline: float) -> None:
         if self._effects.backlog:
@@ -146,30 +153,45 @@ class Loop:
             return InternalFault("the engine failed on this command; its log says more")
 
     def _commit_and_answer(self, group: Sequence[_Entry]) -> None:
-        if not group:
-            return
-        self._groups += 1
+        self._groups += bool(group)
         writes = [parsed for _, parsed in group if isinstance(parsed, Write)]
-        outcomes = iter(self._apply(writes))
+        changes = [parsed.command for _, parsed in group if isinstance(parsed, Change)]
+        asked = [
+            self._coordination.poll(parsed, arrival.envelope)
+            for arrival, parsed in group
+            if isinstance(parsed, Lease)
+        ]
+        outcomes, changed = self._coordination.commit([write.command for write in writes], changes, asked)
+        self._answer_group(group, iter(outcomes), iter(changed))
+        self._coordination.answer_polls()
+
+    def _answer_group(
+        self, group: Sequence[_Entry], outcomes: Iterator[Outcome], changed: Iterator[Changed]
+    ) -> None:
         for arrival, parsed in group:
             if isinstance(parsed, Write):
                 self._commands.send(arrival.envelope, self._render(parsed, next(outcomes)))
             elif isinstance(parsed, Read):
                 read = Unrendered(partial(self._act, parsed.answer), arrival.payload)
                 self._commands.send(arrival.envelope, read)
-            else:
+            elif isinstance(parsed, Change):
+                self._commands.send(arrival.envelope, self._changed(next(changed)))
+            elif not isinstance(parsed, Lease):  # polls are answered behind all others, or later
                 assert isinstance(parsed, EngineError), "barriers never enter a group"
                 self._commands.send(arrival.envelope, self._fault(parsed))
 
-    def _apply(self, writes: Sequence[Write]) -> Sequence[Outcome]:
-        if not writes:
-            return ()
+    def _apply(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         try:
-            return self.armin.apply([write.command for write in writes])
+            return self.armin.apply(commands)
         except Exception:
-            logger.exception("a group of %d writes failed", len(writes))
+            logger.exception("a group of %d writes failed", len(commands))
             fault = InternalFault("the engine failed on this group; the outcome of its writes is unknown")
-            return [fault] * len(writes)
+            return [fault] * len(commands)
+
+    def _changed(self, changed: Changed) -> bytes:
+        if isinstance(changed, EngineError):
+            return self._fault(changed)
+        return replies.ok(self.armin.position, changed)
 
     def _render(self, write: Write, outcome: Outcome) -> bytes:
         if isinstance(outcome, EngineError):
@@ -202,6 +224,7 @@ class Loop:
         self._verifier.stop()
         refusal = replies.error(self.armin.position, ShuttingDown("the engine is shutting down"))
         deadline = self._clock() + FINISH_MS
+        self._coordination.shut_down(refusal)
         while True:
             arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
             for arrival in arrivals:
@@ -239,9 +262,18 @@ class Loop:
         """A follower says that it had lost something."""
         self._heals += 1
 
-    def verify(self, job: int | None) -> dict[str, Any]:
+    @property
+    def groups(self) -> Coordinator:
+        """The worker groups."""
+        return self._coordination.coordinator
+
+    def create_group(self, command: CreateGroup) -> dict[str, Any]:
+        """Create a worker group, on disk; the reply's fields."""
+        return self._coordination.create(command)
+
+    def verify(self, job: int | None, at: int | None) -> dict[str, Any]:
         """Start a verification, or look at one."""
-        return self._verifier.ask(job)
+        return self._verifier.ask(job, at)
 
     def hello(self) -> dict[str, Any]:
         """Who this engine is, and what it can do."""
@@ -280,4 +312,5 @@ class Loop:
             "effects_backlog": self._effects.backlog,
             "effects_dropped": self._effects.dropped,
             "effects_failed": counters.effects_failed,
+            **self.groups.gauges(),
         }

@@ -11,7 +11,12 @@ from typing import Final, NamedTuple
 
 PROTOCOL: Final = "armin/1"
 
-FEATURES: Final[tuple[str, ...]] = ("names", "meta")  # what a later daemon may have beyond the first armin/1
+FEATURES: Final[tuple[str, ...]] = (
+    "names",
+    "meta",
+    "keys",
+    "groups",
+)  # what a later daemon may have beyond the first armin/1
 DURABILITY: Final = {"journal_mode": "wal", "synchronous": "full", "fullfsync": True}
 
 ROLES: Final = ("user", "assistant", "system", "tool")
@@ -35,6 +40,7 @@ SYNC_RESEND_MS: Final = 50  # a follower repeats `sync` this often until it come
 CONTENT_BYTES_MAX: Final = 16 << 20  # one message's content, UTF-8
 META_BYTES_MAX: Final = 64 << 10  # one meta, as JSON text in UTF-8
 META_DEPTH_MAX: Final = 16  # nested maps and arrays, the meta itself being the first
+KEY_BYTES_MAX: Final = 256  # one idempotency key, UTF-8
 NAME_BYTES_MAX: Final = 512  # one session name, UTF-8
 BATCH_MESSAGES_MAX: Final = 10_000  # messages in one append_many
 BATCH_BYTES_MAX: Final = 16 << 20  # content and meta of one append_many
@@ -49,6 +55,18 @@ COMMAND_NODES_MAX: Final = 1 << 18  # values in one decoded command: keys, items
 EVENT_BYTES_MAX: Final = 64 << 10  # content and packed meta in an event; beyond, the message is elided
 SYNC_TOKEN_MAX: Final = 64
 WAITING_BYTES_MAX: Final = 32 << 20  # replies that one peer does not take, 400 bytes for each included
+GROUP_NAME_BYTES_MAX: Final = 128  # one worker group's name, UTF-8
+GROUPS_MAX: Final = 256  # worker groups; every turn looks at each of them
+LEASES_MAX: Final = 1000  # leases in one reply, and in one ack, nack or extend; `max` is clamped to this
+LEASE_BYTES_MAX: Final = 64  # one lease as a string
+TAKEN_MAX: Final = 10_000  # effects of one group that wait or are leased; then its cursor rests
+POLLS_MAX: Final = 1024  # leases waited for at a time, over all groups
+WAIT_MS_MAX: Final = 60_000  # how long a `lease` may wait
+LEASE_MS_MIN: Final = 10
+LEASE_MS_MAX: Final = 86_400_000  # one day; a `delay_ms` or `backoff_ms` is no longer either
+ATTEMPTS_MAX: Final = 1000  # `max_attempts` of a group
+REQUEST_BYTES_MAX: Final = 64  # the `request` token of a `lease`
+NACK_REASON_BYTES_MAX: Final = 1024  # the `reason` of a `nack`
 ID_MAX: Final = (1 << 63) - 1
 
 LIMITS: Final[dict[str, int]] = {
@@ -56,6 +74,7 @@ LIMITS: Final[dict[str, int]] = {
     "meta_bytes": META_BYTES_MAX,
     "meta_depth": META_DEPTH_MAX,
     "name_bytes": NAME_BYTES_MAX,
+    "key_bytes": KEY_BYTES_MAX,
     "batch_messages": BATCH_MESSAGES_MAX,
     "batch_bytes": BATCH_BYTES_MAX,
     "page_bytes": PAGE_BYTES_MAX,
@@ -68,6 +87,13 @@ LIMITS: Final[dict[str, int]] = {
     "event_bytes": EVENT_BYTES_MAX,
     "sync_token": SYNC_TOKEN_MAX,
     "waiting_bytes": WAITING_BYTES_MAX,
+    "group_name_bytes": GROUP_NAME_BYTES_MAX,
+    "groups": GROUPS_MAX,
+    "leases": LEASES_MAX,
+    "taken": TAKEN_MAX,
+    "polls": POLLS_MAX,
+    "wait_ms": WAIT_MS_MAX,
+    "lease_ms": LEASE_MS_MAX,
 }
 
 
@@ -84,6 +110,7 @@ class ErrorCode(StrEnum):
     STORAGE_FAILED = "storage_failed"
     SHUTTING_DOWN = "shutting_down"
     NOT_AUTHORIZED = "not_authorized"
+    GROUP_NOT_FOUND = "group_not_found"
     LEASE_LOST = "lease_lost"
     INTERNAL = "internal"
 
@@ -98,9 +125,9 @@ class Fields(NamedTuple):
 OPS: Final[dict[str, Fields]] = {
     "hello": Fields(),
     "ping": Fields(),
-    "create_session": Fields((), ("name", "meta")),
-    "append": Fields(("session_id", "role", "content"), ("meta", "expect_seq")),
-    "append_many": Fields(("session_id", "messages"), ("expect_seq",)),
+    "create_session": Fields((), ("name", "meta", "key")),
+    "append": Fields(("session_id", "role", "content"), ("meta", "key", "after_key", "expect_seq")),
+    "append_many": Fields(("session_id", "messages"), ("key", "after_key", "expect_seq")),
     "close_session": Fields(("session_id",)),
     "session": Fields((), ("session_id", "name")),
     "sessions": Fields((), ("after", "before", "limit", "closed")),
@@ -112,12 +139,28 @@ OPS: Final[dict[str, Fields]] = {
     "log": Fields((), ("after", "limit")),
     "sync": Fields(("token",)),
     "stats": Fields(),
-    "verify": Fields((), ("job",)),
+    "verify": Fields((), ("job", "at")),
+    "create_group": Fields(("group", "start"), ("types", "ordered", "max_attempts", "backoff_ms", "on_dead")),
+    "lease": Fields(("group",), ("max", "lease_ms", "wait_ms", "request")),
+    "ack": Fields(("group", "leases")),
+    "nack": Fields(("group", "leases"), ("reason", "delay_ms")),
+    "extend": Fields(("group", "leases"), ("lease_ms",)),
+    "groups": Fields((), ("group",)),
+    "dead_letters": Fields(("group",), ("after", "limit")),
+    "requeue": Fields(("group",), ("positions",)),
+    "discard": Fields(("group",), ("positions",)),
+    "drop_group": Fields(("group",)),
 }
+
+# Defaults of the worker groups' fields, times in milliseconds.
+GROUP_DEFAULTS: Final = {"ordered": False, "max_attempts": 5, "backoff_ms": 1000, "on_dead": "skip"}
+LEASE_MS_DEFAULT: Final = 30_000
+BACKOFF_MS_MAX: Final = 3_600_000  # the doubled backoff ends here
 
 SESSION_CREATED: Final = "session_created"
 MESSAGE_APPENDED: Final = "message_appended"
 SESSION_CLOSED: Final = "session_closed"
+EVENT_TYPES: Final = (SESSION_CREATED, MESSAGE_APPENDED, SESSION_CLOSED)
 
 HEARTBEAT_TOPIC: Final = b"heartbeat/"
 GOODBYE_TOPIC: Final = b"goodbye/"

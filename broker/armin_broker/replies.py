@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
 
+from armin_broker.groups.leasing import Grant
 from armin_engine.errors import EngineError
 from armin_engine.plan import Outcome
 from armin_engine.records import Appended, Closed, Created
@@ -69,30 +70,26 @@ def created(position: int, outcome: Outcome) -> bytes:
 def appended(position: int, outcome: Outcome) -> bytes:
     """The reply to `append`."""
     assert isinstance(outcome, Appended)
-    return ok(
-        position,
-        {
-            "id": outcome.first_id,
-            "seq": outcome.first_seq,
-            "at": outcome.first_at,
-            "created_at": outcome.created_at,
-        },
-    )
+    fields = {
+        "id": outcome.first_id,
+        "seq": outcome.first_seq,
+        "at": outcome.first_at,
+        "created_at": outcome.created_at,
+    }
+    return ok(position, {**fields, "duplicate": True} if outcome.duplicate else fields)
 
 
 def appended_many(position: int, outcome: Outcome) -> bytes:
     """The reply to `append_many`."""
     assert isinstance(outcome, Appended)
-    return ok(
-        position,
-        {
-            "first_id": outcome.first_id,
-            "first_seq": outcome.first_seq,
-            "first_at": outcome.first_at,
-            "count": outcome.count,
-            "created_at": outcome.created_at,
-        },
-    )
+    fields = {
+        "first_id": outcome.first_id,
+        "first_seq": outcome.first_seq,
+        "first_at": outcome.first_at,
+        "count": outcome.count,
+        "created_at": outcome.created_at,
+    }
+    return ok(position, {**fields, "duplicate": True} if outcome.duplicate else fields)
 
 
 def closed(position: int, outcome: Outcome) -> bytes:
@@ -102,3 +99,35 @@ def closed(position: int, outcome: Outcome) -> bytes:
     if outcome.duplicate:
         fields["duplicate"] = True
     return ok(position, fields)
+
+
+_LEASE: Final = _packer.pack_map_header(5) + _pack("lease")
+_POSITION: Final = _pack("position")
+_ATTEMPT: Final = _pack("attempt")
+_UNTIL: Final = _pack("until")
+_EVENT: Final = _pack("event")
+
+
+def leases(position: int, grants: Sequence[Grant]) -> bytes:
+    """The reply to `lease`."""
+    items: list[bytes] = []
+    for effect, event in grants:
+        items += (_LEASE, _pack(effect.lease), _POSITION, _pack(effect.position), _ATTEMPT)
+        items += (_pack(effect.attempts), _UNTIL, _pack(effect.due), _EVENT, event)
+    return page(position, "leases", items, len(grants), {})
+
+
+def dead_letters(position: int, letters: Sequence[Grant], more: bool) -> bytes:
+    """The reply to `dead_letters`."""
+    items: list[bytes] = []
+    for effect, event in letters:
+        head: dict[str, Any] = {
+            "position": effect.position,
+            "attempts": effect.attempts,
+            "died_at": effect.due,
+        }
+        if effect.reason is not None:
+            head["reason"] = effect.reason
+        packed = b"".join(_pack(part) for pair in head.items() for part in pair)
+        items.append(_packer.pack_map_header(len(head) + 1) + packed + _EVENT + event)
+    return page(position, "dead_letters", items, len(items), {"more": more})

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from armin_engine.armin import Armin
 from armin_engine.errors import BadRequest, StorageFailed
-from armin_engine.verify import Report, Slice
+from armin_engine.verify import Finding, Report, Slice
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Job:
                     return
         except Exception as error:  # must reach whoever polls, not vanish with the thread
             logger.exception("verify failed")
-            self._put(Slice(0, findings=[f"verify failed: {error!r}"]))
+            self._put(Slice(0, findings=[Finding(f"verify failed: {error!r}")]))
         finally:
             slices.close()  # type: ignore[attr-defined]
             if self._connection is not None:
@@ -61,7 +61,7 @@ class Job:
         except queue.Empty:
             return None
         if piece is None:
-            return self._comparison.report(self._reader.total)
+            return self._comparison.report(self._reader)
         self._comparison.compare(piece)
         return None
 
@@ -94,8 +94,8 @@ class Verifier:
         """Whether `step` has something to do."""
         return self._job is not None
 
-    def ask(self, number: int | None) -> dict[str, Any]:
-        """Start or join a job, or say how job `number` stands."""
+    def ask(self, number: int | None, at: int | None) -> dict[str, Any]:
+        """Start or join a job, or say how job `number` stands; once it is done, with the digest at `at`."""
         if number is None:
             if self._job is None:
                 self._number += 1
@@ -118,7 +118,17 @@ class Verifier:
             "equal": report.equal,
             "differences": list(report.differences),
             "differences_count": report.differences_count,
+            "first_bad": None if report.first_bad is None else report.first_bad._asdict(),
+            "head": None if report.head is None else f"{report.position}:{report.head.hex()}",
+            **({} if at is None else {"digest": self._digest(at)}),
         }
+
+    def _digest(self, position: int) -> str | None:
+        try:
+            digest = self._armin.digest_at(position)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"the file cannot be read: {error}", reason="read") from error
+        return None if digest is None else digest.hex()
 
     def step(self) -> None:
         """Go on with the job, one slice at a time."""

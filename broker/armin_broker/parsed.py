@@ -1,0 +1,84 @@
+"""What a command becomes once it is parsed, and what it may act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from armin_broker.groups.commands import Command, CreateGroup
+from armin_broker.groups.coordinator import Coordinator
+from armin_engine import records
+from armin_engine.armin import Armin
+from armin_engine.plan import Outcome
+
+
+class Service(Protocol):
+    """What the verbs act on."""
+
+    armin: Armin
+
+    def hello(self) -> dict[str, Any]:
+        """Fields of `hello`."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges."""
+
+    def publish_sync(self, token: str) -> None:
+        """Put the token on the live socket, behind all that was committed before."""
+
+    def count_heal(self) -> None:
+        """A follower says that it had lost something."""
+
+    @property
+    def groups(self) -> Coordinator:
+        """The worker groups."""
+
+    def create_group(self, command: CreateGroup) -> dict[str, Any]:
+        """Create a worker group, on disk; the reply's fields."""
+
+    def verify(self, job: int | None, at: int | None) -> dict[str, Any]:
+        """Start a verification, or look at one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Part of the group commit."""
+
+    command: records.Command
+    render: Callable[[int, Outcome], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Answered from memory after the commit; must change nothing."""
+
+    answer: Callable[[Service], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Ends a group: what came before it is committed and published first."""
+
+    act: Callable[[Service], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Changes worker groups; part of the group commit."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Asks for effects; answered after the commit, or when there are some. Times in milliseconds."""
+
+    group: str
+    max: int
+    lease_ms: int
+    wait_ms: int
+    request: str | None
+
+
+Parsed = Write | Read | Barrier | Change | Lease
