@@ -69,6 +69,39 @@ def test_follow_without_session_begins_where_it_is_told(armin: CommandLine, engi
     assert armin.run("follow", "--last", "1", "--from-start").code == 2
 
 
+def test_follow_and_log_give_the_types_that_are_wanted(armin: CommandLine, engine: Engine) -> None:
+    armin.ok("new")
+    append(engine, "one", "two", "three")
+    armin.ok("close", "1")
+    armin.ok("new")
+    ends = ("--type", "session_created", "--type", "session_closed")
+
+    def positions(*arguments: str) -> list[int]:
+        return [event["position"] for event in armin.json(*arguments, *ends)]
+
+    assert positions("log") == positions("follow", "--from-start", "--limit", "3") == [1, 5, 6]
+    assert positions("log", "--limit", "2") == positions("log", "-f", "--limit", "2") == [1, 5]
+    assert positions("log", "--after", "4") == positions("log", "--last", "2") == [5, 6]
+    assert armin.run("log", "--type", "message").code == 2
+    assert armin.run("follow", "1", "--type", "session_closed").code == 2
+
+
+def test_follow_says_how_it_stands_on_a_terminal_or_when_asked(armin: CommandLine, engine: Engine) -> None:
+    armin.ok("new")
+    append(engine, "hello")
+    with armin.start("follow", "1", "--states") as follower, armin.terminal("follow", "1") as terminal:
+        assert follower.line().endswith("hello")
+        terminal.until("armin: live")
+        engine.stop()
+        terminal.until("armin: engine gone; waiting for it to come back")
+        engine.start()
+        armin.ok("close", "1")
+        assert terminal.end().code == 0
+        assert follower.process.wait(10) == 0
+        told = [line.removeprefix("armin: ") for line in follower.errors().splitlines()]
+    assert told[:4] == ["catching up", "live", "engine gone; waiting for it to come back", "catching up"]
+
+
 def test_follow_whose_reader_goes_away_ends_although_nothing_comes(
     armin: CommandLine, engine: Engine
 ) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from command_line import CommandLine
+from armin import BadRequest, VerifyReport, connect, connect_async
+from armin.heads import parse_head
+from armin_engine.digest import GENESIS, chain
+from armin_engine.stored import Replay, stored_facts
+from command_line import CommandLine, parsed
 from harness import Engine
 
 
@@ -37,12 +43,22 @@ def contents(directory: Path) -> dict[str, str]:
 def test_verify_asks_a_running_engine(armin: CommandLine, engine: Engine) -> None:
     assert armin.ok("verify") == "memory, file and digests agree: 22 facts checked\n"
     [report] = armin.json("verify")
-    assert report == {"equal": True, "position": 22, "checked": 22, "differences": [], "file": None}
+    head = report.pop("head")
+    assert report == {
+        "equal": True,
+        "position": 22,
+        "checked": 22,
+        "first_bad": None,
+        "differences": [],
+        "file": None,
+    }
+    assert armin.ok("verify", "--head") == f"{head}\n"
     assert CommandLine().ok("verify", str(engine.directory)).startswith("memory, file and digests agree")
     rot(engine.directory / "armin.db")
     result = armin.run("verify")
     assert result.code == 1
-    assert "position 4: memory differs from the file" in result.lines
+    assert "position 4, message 3 (session 1, seq 3): memory differs from the file" in result.lines
+    assert "first bad row: position 4, message 3 (session 1, seq 3)" in result.lines
     assert result.lines[-1].startswith("memory, file and digests do not agree")
 
 
@@ -66,7 +82,13 @@ def test_verify_without_an_engine_checks_the_file_alone_and_changes_nothing(
     rot(engine.directory / "armin.db")
     result = armin.run("verify")
     assert result.code == 1
-    assert result.lines[0] == "position 4: the digest does not match what is stored"
+    assert result.lines == [
+        "position 4, message 3 (session 1, seq 3): the digest does not match what is stored",
+        "first bad row: position 4, message 3 (session 1, seq 3)",
+        "the file and its digests do not agree: 22 facts checked",
+    ]
+    [report] = parsed(armin.run("verify", "--json").out)
+    assert report["first_bad"] == {"position": 4, "session_id": 1, "message_id": 3, "seq": 3}
 
 
 def test_verify_lists_a_hundred_differences_and_counts_the_rest(armin: CommandLine, engine: Engine) -> None:
@@ -81,7 +103,8 @@ def test_verify_lists_a_hundred_differences_and_counts_the_rest(armin: CommandLi
     result = armin.run("verify")
     assert result.code == 1
     assert result.lines[100] == "and 70 more"
-    assert len(result.lines) == 102
+    assert result.lines[101] == "first bad row: position 2, message 1 (session 1, seq 1)"
+    assert len(result.lines) == 103
 
 
 def test_verify_of_a_killed_engines_file_reads_its_wal(armin: CommandLine, engine: Engine) -> None:
@@ -102,7 +125,7 @@ def test_verify_of_a_copy_works_while_the_engine_runs(
     source.close()
     target.close()
     [report] = CommandLine().json("verify", str(copy))
-    assert report == {"equal": True, "position": 22, "checked": 22, "differences": [], "file": str(copy)}
+    assert (report["equal"], report["checked"], report["file"]) == (True, 22, str(copy))
 
 
 def test_verify_of_what_is_no_armin_database_has_the_codes_of_serve(short_dir: Path) -> None:
@@ -133,3 +156,104 @@ def test_verify_of_what_is_no_armin_database_has_the_codes_of_serve(short_dir: P
         3,
         f"armin: there is no armin.db in {empty}, and no engine runs on it\n",
     )
+
+
+# --- the head, kept elsewhere ---------------------------------------------------------------------
+
+
+def rewrite_the_past(database: Path) -> None:
+    """Change a message and every digest behind it: the file agrees with itself again."""
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE messages SET content = 'forged' WHERE id = 3")
+        head = GENESIS
+        for fact, _ in list(stored_facts(connection, Replay())):
+            head = chain(head, fact)
+            connection.execute("UPDATE log SET digest = ? WHERE position = ?", (head, fact.position))
+    connection.close()
+
+
+def cut_the_tail_off(database: Path) -> None:
+    """Take the last two facts away, as if they had never been."""
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM log WHERE position > 20")
+        connection.execute("DELETE FROM messages WHERE id = 20")
+        connection.execute("UPDATE sessions SET closed = 0")
+        connection.execute("UPDATE sqlite_sequence SET seq = 19 WHERE name = 'messages'")
+    connection.close()
+
+
+def test_a_kept_head_is_found_again_with_an_engine_and_without(armin: CommandLine, engine: Engine) -> None:
+    head = armin.ok("verify", "--head").strip()
+    position, digest = head.split(":")
+    assert (position, len(digest)) == ("22", 32)
+    armin.ok("new")
+    later = armin.ok("verify", "--head").strip()
+    assert later.startswith("23:")
+    assert armin.ok("verify", "--expect", head).startswith("memory, file and digests agree")
+    engine.stop()
+    database = str(engine.directory / "armin.db")
+    assert CommandLine().ok("verify", database, "--head") == f"{later}\n"
+    for kept in (head, later, "0:" + "0" * 32):
+        assert CommandLine().ok("verify", database, "--expect", kept).startswith("the file and its digests")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (rewrite_the_past, "position 22 has the digest "),
+        (cut_the_tail_off, "the log ends at position 20; what followed up to position 22 is cut off"),
+    ],
+)
+def test_a_kept_head_shows_what_the_file_alone_cannot(
+    armin: CommandLine, engine: Engine, damage: Callable[[Path], None], complaint: str
+) -> None:
+    head = armin.ok("verify", "--head").strip()
+    engine.stop()
+    damage(engine.directory / "armin.db")
+    database = str(engine.directory / "armin.db")
+    assert CommandLine().ok("verify", database).startswith("the file and its digests agree")
+    result = CommandLine().run("verify", database, "--expect", head)
+    assert result.code == 1
+    assert result.lines[0].startswith(complaint)
+    engine.start()
+    online = armin.run("verify", "--expect", head)
+    assert online.code == 1
+    assert online.lines[0].startswith(complaint)
+
+
+def test_no_head_is_given_for_what_does_not_agree(armin: CommandLine, engine: Engine) -> None:
+    engine.stop()
+    rot(engine.directory / "armin.db")
+    result = CommandLine().run("verify", str(engine.directory / "armin.db"), "--head")
+    assert (result.code, result.out) == (1, "")
+    assert "position 4, message 3" in result.err
+
+
+def test_a_head_that_is_none_is_refused(short_dir: Path) -> None:
+    digest = "0" * 32
+    for kept in ("", "22", "22:abc", f"x:{digest}", f"-1:{digest}", f"{'9' * 19}:{digest}", f"1:{digest}0"):
+        with pytest.raises(BadRequest, match="POSITION:DIGEST"):
+            parse_head(kept)
+    result = CommandLine().run("verify", str(short_dir / "absent.db"), "--expect", "22")
+    assert (result.code, "POSITION:DIGEST" in result.err) == (6, True)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_both_clients_give_and_take_a_head(armin: CommandLine, engine: Engine, asynchronous: bool) -> None:
+    def verify(expect: str | None) -> VerifyReport:
+        if not asynchronous:
+            with connect(engine.directory) as client:
+                return client.verify(expect=expect)
+
+        async def ask() -> VerifyReport:
+            async with connect_async(engine.directory) as client:
+                return await client.verify(expect=expect)
+
+        return asyncio.run(ask())
+
+    head = verify(None).head
+    assert head is not None
+    assert verify(head).equal
+    report = verify(head[:-1] + ("0" if head[-1] != "0" else "1"))
+    assert not report.equal
+    assert "the past was rewritten" in report.differences[-1]

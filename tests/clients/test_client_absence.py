@@ -114,8 +114,9 @@ def test_an_engine_that_stays_silent_leaves_a_write_s_outcome_unknown(append: Ap
     assert (error.reason, error.sent) == ("silent", True)
     assert str(error) == (
         f"an engine is there (pid {engine.pid}) but did not answer within 0.3 s; "
-        "the outcome of this write is unknown"
+        f"the outcome of this write is unknown, sending it again with the key {error.key} cannot double it"
     )
+    assert error.key is not None
 
 
 def test_a_read_without_an_answer_speaks_of_no_outcome(engine: Engine) -> None:
@@ -140,7 +141,8 @@ def test_an_engine_that_dies_over_a_write_leaves_its_outcome_unknown(engine: Eng
             client.create_session()
         killer.join()
     assert (caught.value.reason, caught.value.sent) == ("not_running", True)
-    assert str(caught.value).endswith("; the outcome of this write is unknown")
+    assert caught.value.key is not None
+    assert f"unknown, sending it again with the key {caught.value.key}" in str(caught.value)
 
 
 def test_nothing_at_a_tcp_address(append: Append) -> None:

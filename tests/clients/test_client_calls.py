@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 import armin
-from armin import calls, errors, replies
+from armin import calls, errors, group_calls, replies
 from armin_broker import protocol
 
 MESSAGE = {"id": 9, "session_id": 2, "seq": 3, "role": "tool", "content": "c", "created_at": 5}
@@ -37,18 +37,24 @@ def failed(**fields: Any) -> bytes:
 
 def test_fields_that_were_not_given_are_not_sent() -> None:
     assert sent(calls.ping()) == {"op": "ping"}
-    assert sent(calls.append(1, "user", "hi", None, None)) == {
+    assert sent(calls.append(1, "user", "hi", None, None, "k")) == {
         "op": "append",
         "session_id": 1,
         "role": "user",
         "content": "hi",
+        "key": "k",
     }
     assert sent(calls.sessions(None, None, None, False)) == {"op": "sessions", "closed": False}
 
 
 def test_zero_and_the_empty_string_are_sent() -> None:
     assert sent(calls.read(1, after=0, limit=0)) == {"op": "read", "session_id": 1, "after": 0, "limit": 0}
-    assert sent(calls.create_session("", {})) == {"op": "create_session", "name": "", "meta": {}}
+    assert sent(calls.create_session("", {}, "")) == {
+        "op": "create_session",
+        "name": "",
+        "meta": {},
+        "key": "",
+    }
 
 
 def test_every_call_uses_only_fields_that_the_protocol_names() -> None:
@@ -70,6 +76,16 @@ def test_every_call_uses_only_fields_that_the_protocol_names() -> None:
         calls.snapshot(1, 1, 1),
         calls.delta(1, 1, 1, 1),
         calls.log(1, 1),
+        group_calls.create_group("g", "begin", ["session_created"], True, 5, 1000, "skip"),
+        group_calls.lease("g", 1, 30_000, 10, "t"),
+        group_calls.ack("g", ["l"]),
+        group_calls.nack("g", ["l"], "r", 0),
+        group_calls.extend("g", ["l"], 10),
+        group_calls.groups("g"),
+        group_calls.dead_letters("g", 1, 1),
+        group_calls.requeue("g", [1]),
+        group_calls.discard("g", [1]),
+        group_calls.drop_group("g"),
     ]
     assert {call.op for call in made} == set(protocol.OPS)
     for call in made:
@@ -211,6 +227,9 @@ def test_a_reply_that_is_none_is_a_protocol_error(reply: bytes) -> None:
         (calls.session(1, None), {"session": None}),
         (calls.hello(), {"protocol": "armin/1"}),
         (calls.append(1, "user", "a", None, None), {"id": 1}),
+        (group_calls.lease("g", 1, 10), {"leases": [{"lease": "l", "position": 1}]}),
+        (group_calls.ack("g", ["l"]), {"outcomes": [{"lease": "l", "ok": False}]}),
+        (group_calls.groups(None), {"groups": [{"group": "g"}]}),
     ],
 )
 def test_a_reply_of_another_shape_is_a_protocol_error(call: calls.Call[Any], fields: dict[str, Any]) -> None:
@@ -241,7 +260,7 @@ def test_a_code_not_known_yet_is_an_error_of_the_base_class() -> None:
 def test_the_tree_at_the_top_of_the_errors_names_every_class() -> None:
     tree = (errors.__doc__ or "").split()
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, armin.ArminError)]
-    assert len(classes) == 17
+    assert len(classes) == 18
     for cls in classes:
         assert cls.__name__ in tree
         assert cls.__name__ in armin.__all__

@@ -6,14 +6,17 @@ import inspect
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from importlib import metadata
 
 import pytest
 
 import armin
-from armin import AsyncClient, Client
+from armin import AsyncClient, AsyncWorker, Client, Worker
 
 ITERATORS = {"messages", "events", "follow", "follow_all", "effects"}
+WORKER = "worker"  # takes another kind of handler and gives another kind of worker
+PIPELINE = "pipeline"  # many tasks are asyncio's own way of pipelining
 
 
 def public(cls: type) -> dict[str, inspect.Signature]:
@@ -23,35 +26,54 @@ def public(cls: type) -> dict[str, inspect.Signature]:
 
 def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
     blocking, asynchronous = public(Client), public(AsyncClient)
-    assert set(blocking) == set(asynchronous)
+    assert set(blocking) == set(asynchronous) | {PIPELINE}
     assert set(blocking) >= ITERATORS | {"append", "close"}
     for name, signature in blocking.items():
-        assert signature.parameters == asynchronous[name].parameters, name
+        if name not in (WORKER, PIPELINE):
+            assert signature.parameters == asynchronous[name].parameters, name
 
 
 def test_both_clients_give_the_same_results() -> None:
     asynchronous = public(AsyncClient)
     for name, signature in public(Client).items():
+        if name == PIPELINE:
+            continue
         other = asynchronous[name].return_annotation
         if name in ITERATORS:
             assert other == signature.return_annotation.replace("Generator[", "AsyncGenerator[").replace(
                 ", None, None]", ", None]"
             )
+        elif name == WORKER:
+            assert (signature.return_annotation, other) == ("Worker", "AsyncWorker")
         else:
             assert other == signature.return_annotation
             assert inspect.iscoroutinefunction(getattr(AsyncClient, name)), name
 
 
-def test_both_ways_to_connect_have_the_same_parameters() -> None:
-    blocking, asynchronous = inspect.signature(armin.connect), inspect.signature(armin.connect_async)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(armin.connect, armin.connect_async), (Client.worker, AsyncClient.worker)],
+    ids=["connect", "worker"],
+)
+def test_where_types_differ_the_parameters_are_the_same(
+    one: Callable[..., object], other: Callable[..., object]
+) -> None:
+    blocking, asynchronous = inspect.signature(one), inspect.signature(other)
     assert list(blocking.parameters) == list(asynchronous.parameters)
     for name, parameter in blocking.parameters.items():
         twin = asynchronous.parameters[name]
         assert (parameter.kind, parameter.default) == (twin.kind, twin.default)
 
 
+def test_both_workers_have_the_same_methods() -> None:
+    assert set(public(Worker)) == set(public(AsyncWorker)) == {"run", "stop"}
+    assert inspect.iscoroutinefunction(AsyncWorker.run)
+    assert isinstance(Worker.counters, property)
+    assert isinstance(AsyncWorker.counters, property)
+
+
 def test_every_public_method_says_what_it_does() -> None:
-    for cls in (Client, AsyncClient):
+    for cls in (Client, AsyncClient, Worker, AsyncWorker):
         for name in public(cls):
             assert inspect.getdoc(getattr(cls, name)), (cls, name)
 
@@ -62,7 +84,7 @@ def test_all_is_exactly_what_the_package_offers() -> None:
         for name, value in vars(armin).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    loaded_when_asked_for = {"AsyncClient", "connect_async"}
+    loaded_when_asked_for = {"AsyncClient", "AsyncWorker", "connect_async"}
     assert set(armin.__all__) == offered - {"annotations", "TYPE_CHECKING"} | loaded_when_asked_for
     assert armin.__all__ == sorted(set(armin.__all__))
     assert all(hasattr(armin, name) for name in armin.__all__)

@@ -24,8 +24,8 @@ from armin import (
     calls,
     live,
 )
-from armin.feeds import Feed, LogFeed, SessionFeed, log_feed
-from armin.following import Ask, Deliver, Follower, Subscribe, Unsubscribe, Wait
+from armin.feeds import Feed, LogFeed, SessionFeed, checked_types, log_feed
+from armin.following import Ask, AskTail, Deliver, Follower, Subscribe, Tell, Unsubscribe, Wait
 from armin.results import Event, EventPage, Hello
 
 SESSION = 5
@@ -66,6 +66,10 @@ def beat_frames(position: int, engine: str = "engine-1", **changes: str) -> list
     return [b"heartbeat/", msgpack.packb({**beat, "engine": engine, "time": 1, **changes})]
 
 
+def sync_frames(token: str, engine: str = "engine-1", **changes: str) -> list[bytes]:
+    return [b"~sync/%s/" % token.encode(), beat_frames(100, engine, **changes)[1]]
+
+
 class Script:
     """Walks a follower through a course of things, and fails where it wants something else."""
 
@@ -81,10 +85,14 @@ class Script:
             tokens=lambda: next(tokens),
         )
         self.topics: list[bytes] = []
+        self.states: list[str] = []
 
     def next(self) -> Any:
-        """The next action; subscriptions are noted on the way."""
-        while isinstance(action := self.follower.next(self.now), Subscribe | Unsubscribe):
+        """The next action; subscriptions and states are noted on the way."""
+        while isinstance(action := self.follower.next(self.now), Subscribe | Unsubscribe | Tell):
+            if isinstance(action, Tell):
+                self.states.append(action.state)
+                continue
             change = self.topics.append if isinstance(action, Subscribe) else self.topics.remove
             change(action.topic)
         return action
@@ -100,6 +108,14 @@ class Script:
         action = self.asked(op)
         action.then(result, self.now)
         return {name: value for name, value in action.call.fields.items() if value is not None}
+
+    def answer_tail(self, *, seq: int, position: int, closed: bool = False) -> int:
+        """Expect the question where the session ends, answer it; gives the position it is about."""
+        action = self.next()
+        assert isinstance(action, AskTail), action
+        assert action.session_id == SESSION
+        action.then(Tails((Tail(SESSION, seq, closed),), position), self.now)
+        return action.position
 
     def fail(self, op: str, error: armin.ArminError = SILENCE) -> None:
         self.asked(op)
@@ -127,9 +143,9 @@ class Script:
         assert isinstance(action, Deliver), action
         return list(action.items)
 
-    def handshake(self) -> None:
+    def handshake(self, engine: str = "engine-1") -> None:
         token = self.answer("sync", 100)["token"]
-        self.receive([b"~sync/%s/" % token.encode(), msgpack.packb({})])
+        self.receive(sync_frames(token, engine))
 
     def go_live(self, *seqs: int) -> None:
         self.handshake()
@@ -252,8 +268,8 @@ def test_an_empty_page_with_more_behind_it_is_a_protocol_error_not_a_loop() -> N
 
 
 def test_now_is_the_position_that_the_engine_named_first() -> None:
-    assert log_feed("now", HELLO).cursor == log_feed(None, HELLO).cursor == 100
-    assert log_feed(7, HELLO).cursor == 7
+    assert log_feed("now", None, HELLO).cursor == log_feed(None, None, HELLO).cursor == 100
+    assert log_feed(7, None, HELLO).cursor == 7
 
 
 # --- live -----------------------------------------------------------------------------------------
@@ -378,7 +394,7 @@ def test_a_heartbeat_ahead_asks_for_the_tail_and_is_content_if_nothing_is_missin
     script = Script()
     script.go_live(1)
     script.receive(beat_frames(150))
-    assert script.answer("tails", Tails((Tail(SESSION, 1, False),), 160)) == {"session_ids": [SESSION]}
+    assert script.answer_tail(seq=1, position=160) == 150
     script.receive(beat_frames(160))
     assert script.waits() == 3.0
 
@@ -387,7 +403,7 @@ def test_a_tail_ahead_is_healed_if_the_event_does_not_come_after_all() -> None:
     script = Script()
     script.go_live(1)
     script.receive(beat_frames(150))
-    script.answer("tails", Tails((Tail(SESSION, 2, False),), 150))
+    script.answer_tail(seq=2, position=150)
     assert script.waits() == 0.25
     script.let_pass()
     assert script.answer("read", page(2))["reason"] == "heal"
@@ -398,7 +414,7 @@ def test_a_tail_ahead_is_not_healed_if_the_event_was_only_on_its_way() -> None:
     script = Script()
     script.go_live(1)
     script.receive(beat_frames(150))
-    script.answer("tails", Tails((Tail(SESSION, 2, False),), 150))
+    script.answer_tail(seq=2, position=150)
     script.receive(event_frames(2, position=150))
     script.delivered()
     script.let_pass()
@@ -409,7 +425,7 @@ def test_a_lost_closure_is_found_by_its_heartbeat() -> None:
     script = Script()
     script.go_live(1)
     script.receive(beat_frames(150))
-    script.answer("tails", Tails((Tail(SESSION, 1, True),), 150))
+    script.answer_tail(seq=1, position=150, closed=True)
     script.let_pass()
     script.answer("read", page(closed=True))
     assert script.next() is None
@@ -436,7 +452,7 @@ def test_another_engine_is_greeted_then_read_then_a_new_handshake_made() -> None
         "reason": "heal",
     }
     assert script.delivered() == [message(2)]
-    script.handshake()
+    script.handshake("engine-2")
     script.answer("read", page(3))
     assert script.delivered() == [message(3)]
     script.receive(beat_frames(100, engine="engine-2"))
@@ -529,11 +545,113 @@ def test_with_the_live_socket_mute_it_still_reads_now_and_then() -> None:
     assert sum(topic.startswith(b"~sync/") for topic in script.topics) == 0
 
 
+# --- what is told of it ---------------------------------------------------------------------------
+
+
+def test_live_is_told_after_the_handshake_and_the_read_and_behind_their_messages() -> None:
+    script = Script()
+    script.handshake()
+    script.answer("read", page(1, more=True))
+    script.delivered()
+    script.answer("read", page(2))
+    script.delivered()
+    assert script.states == ["catching up"]
+    script.waits()
+    assert script.states == ["catching up", "live"]
+
+
+def test_a_loss_is_catching_up_and_a_message_too_large_for_the_stream_is_not() -> None:
+    script = Script()
+    script.go_live(1)
+    script.receive(event_frames(2, content="", elided=True))
+    script.answer("read", page(2))
+    script.delivered()
+    script.receive(event_frames(4))
+    assert script.states == ["catching up", "live"]
+    script.answer("read", page(3, 4))
+    script.delivered()
+    script.waits()
+    assert script.states == ["catching up", "live", "catching up", "live"]
+
+
+def test_silence_is_told_as_the_engine_gone_until_it_answers_again() -> None:
+    script = Script()
+    script.go_live(1)
+    script.let_pass()
+    for _ in range(3):
+        script.fail("hello")
+        script.let_pass()
+    assert script.states == ["catching up", "live", "engine gone"]
+    script.answer("hello", replace(HELLO, engine="engine-2"))
+    script.answer("read", page())
+    script.handshake("engine-2")
+    assert script.states[3:] == ["catching up"]
+    script.answer("read", page())
+    script.waits()
+    assert script.states[3:] == ["catching up", "live"]
+
+
+def test_a_goodbye_is_the_engine_gone_and_another_engine_s_heartbeat_is_not() -> None:
+    script = Script()
+    script.go_live(1)
+    script.receive(beat_frames(100, engine="engine-2"))
+    script.asked("hello")
+    assert script.states == ["catching up", "live", "catching up"]
+    script = Script()
+    script.go_live(1)
+    script.receive([b"goodbye/", msgpack.packb({"type": "goodbye"})])
+    script.waits()
+    assert script.states == ["catching up", "live", "engine gone"]
+
+
+def test_a_handshake_with_another_engine_than_was_greeted_begins_anew() -> None:
+    script = Script()
+    token = script.answer("sync", 100)["token"]
+    script.receive(sync_frames(token, "engine-2"))
+    script.answer("hello", replace(HELLO, engine="engine-2"))
+    script.answer("read", page(1))
+    assert script.states == ["catching up"]
+
+    script = Script()
+    token = script.answer("sync", 100)["token"]
+    with pytest.raises(CursorInvalid, match="another database"):
+        script.receive(sync_frames(token, database="other"))
+
+
+# --- types ----------------------------------------------------------------------------------------
+
+
+def test_the_cursor_moves_over_facts_of_other_types() -> None:
+    feed = LogFeed(100, frozenset({"session_closed"}))
+    script = Script(feed)
+    script.handshake()
+    facts = (
+        Event(101, "session_created", 9),
+        Event(102, "session_closed", 9),
+        Event(103, "session_created", 8),
+    )
+    script.answer("log", EventPage(facts, False, 103))
+    assert script.delivered() == [facts[1]]
+    script.receive(event_frames(1, position=104))
+    assert feed.cursor == 104
+    script.receive(beat_frames(104))
+    script.receive(closed_frames(105))
+    assert script.delivered() == [Event(105, "session_closed", SESSION)]
+    assert script.waits() == 3.0
+
+
+@pytest.mark.parametrize("types", [[], ["message"], "session_closed", ["session_closed", "x"], [3]])
+def test_types_that_are_none_are_refused(types: Any) -> None:
+    with pytest.raises(armin.BadRequest) as caught:
+        checked_types(types)
+    assert caught.value.field == "types"
+
+
 # --- who drives it --------------------------------------------------------------------------------
 
 
 class OneQuestion:
-    """Stands in for a follower that asks once, and for the channel that it asks through."""
+    """Stands in for a follower that asks once, and for what it asks through."""
 
     def __init__(self, outcome: int | armin.ArminError) -> None:
         self.outcome = outcome
@@ -546,7 +664,7 @@ class OneQuestion:
     def unanswered(self, error: armin.ArminError, now: float) -> None:
         self.told.append(error)
 
-    def request(self, call: Any) -> int:
+    def put(self, question: Any) -> int:
         if isinstance(self.outcome, armin.ArminError):
             raise self.outcome
         return self.outcome
@@ -555,20 +673,20 @@ class OneQuestion:
 class AsyncOneQuestion(OneQuestion):
     """The same for asyncio."""
 
-    async def request(self, call: Any) -> int:  # type: ignore[override]
-        return super().request(call)
+    async def put(self, question: Any) -> int:  # type: ignore[override]
+        return super().put(question)
 
 
 def drive_blocking(outcome: int | armin.ArminError) -> list[Any]:
     both: Any = OneQuestion(outcome)
-    assert list(live.drive(both, both, both, float)) == []
+    assert list(live.drive(both, both, both, float, live.unheard)) == []
     return list(both.told)
 
 
 def drive_asyncio(outcome: int | armin.ArminError) -> list[Any]:
     async def drive() -> list[Any]:
         both: Any = AsyncOneQuestion(outcome)
-        assert [item async for item in async_live.drive(both, both, both, float)] == []
+        assert [item async for item in async_live.drive(both, both, both, float, live.unheard)] == []
         return list(both.told)
 
     return asyncio.run(drive())

@@ -13,8 +13,8 @@ import pytest
 
 from armin import NoReply
 from armin.feeds import Feed, LogFeed, SessionFeed
-from armin.following import Action, Ask, Deliver, Follower, Subscribe, Unsubscribe, Wait
-from armin.results import Hello
+from armin.following import Action, Ask, AskTail, Deliver, Follower, Subscribe, Tell, Unsubscribe, Wait
+from armin.results import FollowState, Hello, Tail, Tails
 
 SESSION = 5
 HELLO = Hello("armin/1", "0", (), "database", "epoch", "engine-1", {}, {}, {}, 0)
@@ -77,10 +77,9 @@ class World:
         topics = {"other": b"created/99/", "message_appended": b"message/5/", "session_closed": b"closed/5/"}
         self.publish(topics[kind], event)
 
-    def beat(self) -> None:
-        position = len(self.facts)
-        beat = {"type": "heartbeat", "position": position, "database": "database", "epoch": "epoch"}
-        self.publish(b"heartbeat/", {**beat, "engine": f"engine-{self.engine}"})
+    def sign(self, topic: bytes) -> None:
+        sign = {"position": len(self.facts), "database": "database", "epoch": "epoch"}
+        self.publish(topic, {**sign, "engine": f"engine-{self.engine}"})
 
     def happen(self, seconds: float) -> None:
         """Let time pass, and things happen in it."""
@@ -97,7 +96,7 @@ class World:
                 self.up, self.engine = True, self.engine + 1
         if self.up and self.now - self.last_beat >= 1.0:
             self.last_beat = self.now
-            self.beat()
+            self.sign(b"heartbeat/")
 
     def reply(self, call: Any) -> Any:
         fields = {name: value for name, value in call.fields.items() if value is not None}
@@ -108,7 +107,7 @@ class World:
         if call.op == "hello":
             return replace(HELLO, engine=f"engine-{self.engine}", position=position)
         if call.op == "sync":
-            self.publish(f"~sync/{fields['token']}/".encode(), {"type": "sync"})
+            self.sign(f"~sync/{fields['token']}/".encode())
         elif call.op == "read":
             found = [self.message(seq) for seq in range(after + 1, self.seq + 1)]
             body |= {"messages": found[:limit], "more": len(found) > limit}
@@ -116,8 +115,6 @@ class World:
         elif call.op == "log":
             events = [self.event(at) for at in range(after + 1, position + 1)]
             body |= {"events": events[:limit], "more": len(events) > limit}
-        elif call.op == "tails":
-            body["tails"] = [[SESSION, self.seq, self.closed]]
         return call.decode(msgpack.packb(body))
 
 
@@ -136,6 +133,7 @@ class Run:
             tokens=lambda: next(tokens),
         )
         self.got: list[Any] = []
+        self.states: list[FollowState] = []
 
     def until(self, enough: Callable[[], bool]) -> None:
         """Go on until the follower ends, or has enough in the quiet part."""
@@ -165,14 +163,18 @@ class Run:
                 self.got += items
                 world.happen(world.random.choice([0, 0, 0, 2.0]))  # a slow caller, sometimes
             case Ask():
-                self.ask(action)
+                self.ask(action, lambda: world.reply(action.call))
+            case AskTail():
+                self.ask(action, lambda: Tails((Tail(SESSION, world.seq, world.closed),), len(world.facts)))
+            case Tell(state):
+                self.states.append(state)
             case Wait(until):
                 self.wait(until)
 
-    def ask(self, action: Ask[Any]) -> None:
+    def ask(self, action: Ask[Any] | AskTail, reply: Callable[[], Any]) -> None:
         self.world.happen(0.001)
         if self.world.up:
-            action.then(self.world.reply(action.call), self.world.now)
+            action.then(reply(), self.world.now)
         else:
             self.world.happen(1.0)
             self.follower.unanswered(SILENCE, self.world.now)
@@ -202,3 +204,5 @@ def test_whatever_is_lost_each_fact_is_delivered_once_and_in_order(seed: int) ->
     run = Run(seed, LogFeed(0))
     run.until(lambda: len(run.got) == len(run.world.facts))
     assert [event.position for event in run.got] == list(range(1, len(run.world.facts) + 1))
+    assert run.states[0] is FollowState.CATCHING_UP
+    assert all(before is not after for before, after in itertools.pairwise(run.states))

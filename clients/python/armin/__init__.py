@@ -11,12 +11,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from armin.client import Client, connect
+from armin.effect import Counters, Effect, Retry
 from armin.errors import (
     ArminError,
     BadRequest,
     ClientClosed,
     Conflict,
     CursorInvalid,
+    GroupNotFound,
     InternalError,
     LeaseLost,
     NoReply,
@@ -30,16 +32,26 @@ from armin.errors import (
     TooLarge,
     UnknownOp,
 )
+from armin.pipeline import Pending, Pipeline
 from armin.results import (
     Appended,
     AppendedMany,
+    BadRow,
     Closed,
+    DeadLetter,
+    DeadLetterPage,
     Event,
     EventPage,
+    FollowState,
+    Group,
     Hello,
+    Lease,
+    Leases,
     Message,
     MessagePage,
     NewMessage,
+    Outcome,
+    Outcomes,
     Refreshed,
     Session,
     SessionPage,
@@ -48,30 +60,47 @@ from armin.results import (
     Tails,
     VerifyReport,
 )
+from armin.worker import Worker
 
 __all__ = [
     "Appended",
     "AppendedMany",
     "ArminError",
     "AsyncClient",
+    "AsyncWorker",
     "BadRequest",
+    "BadRow",
     "Client",
     "ClientClosed",
     "Closed",
     "Conflict",
+    "Counters",
     "CursorInvalid",
+    "DeadLetter",
+    "DeadLetterPage",
+    "Effect",
     "Event",
     "EventPage",
+    "FollowState",
+    "Group",
+    "GroupNotFound",
     "Hello",
     "InternalError",
+    "Lease",
     "LeaseLost",
+    "Leases",
     "Message",
     "MessagePage",
     "NewMessage",
     "NoReply",
     "NotAuthorized",
+    "Outcome",
+    "Outcomes",
+    "Pending",
+    "Pipeline",
     "ProtocolError",
     "Refreshed",
+    "Retry",
     "Session",
     "SessionClosed",
     "SessionNotFound",
@@ -85,6 +114,7 @@ __all__ = [
     "TooLarge",
     "UnknownOp",
     "VerifyReport",
+    "Worker",
     "connect",
     "connect_async",
 ]
@@ -93,6 +123,7 @@ __all__ = [
 # is called in a shell's loop needs neither.
 if TYPE_CHECKING:
     from armin.async_client import AsyncClient, connect_async
+    from armin.async_worker import AsyncWorker
 
     __version__: str
 else:
@@ -103,6 +134,10 @@ else:
             from armin import async_client  # noqa: PLC0415
 
             return getattr(async_client, name)
+        if name == "AsyncWorker":
+            from armin.async_worker import AsyncWorker  # noqa: PLC0415
+
+            return AsyncWorker
         if name == "__version__":
             return _version()
         raise AttributeError(f"module 'armin' has no attribute {name!r}")

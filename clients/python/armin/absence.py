@@ -10,6 +10,7 @@ from armin.target import DirectoryTarget, Target, TcpTarget
 from armin_broker.protocol import DATABASE_FILE, LOCK_SUFFIX
 
 _UNKNOWN_OUTCOME: Final = "; the outcome of this write is unknown"
+_RESEND: Final = ", sending it again with the key {} cannot double it"
 _STARTING: Final = ("opening", "recovering")  # states of an owner that has bound no socket yet
 
 
@@ -20,7 +21,7 @@ class _Owner(NamedTuple):
     state: str
 
 
-def no_reply(target: Target, timeout: float, *, sent: bool, writes: bool) -> NoReply:
+def no_reply(target: Target, timeout: float, *, sent: bool, writes: bool, key: str | None = None) -> NoReply:
     """The error for a command that `target` left unanswered for `timeout` seconds.
 
     `sent` tells whether the command left this process, `writes` whether it would have changed anything.
@@ -30,7 +31,7 @@ def no_reply(target: Target, timeout: float, *, sent: bool, writes: bool) -> NoR
     else:
         reason, message = _at_directory(target, timeout, sent)
     if sent and writes:
-        message += _UNKNOWN_OUTCOME
+        message += _UNKNOWN_OUTCOME + ("" if key is None else _RESEND.format(key))
     return NoReply(message, reason=reason, sent=sent)
 
 

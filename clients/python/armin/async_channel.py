@@ -7,22 +7,25 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, cast
 
 import zmq
 import zmq.asyncio
 
-from armin import absence, sockets
+from armin import replies, sockets
 from armin.calls import Call
-from armin.channel import CORRELATION_BYTES, Clock
-from armin.errors import ClientClosed
+from armin.channel import Clock
+from armin.errors import ArminError, ClientClosed
+from armin.outbox import Answer, Outbox, given_up
 from armin.target import Target
 
 T = TypeVar("T")
 
 Socket = zmq.asyncio.Socket
 
+_BLOCKED: Final = 0.02  # seconds until a socket that takes nothing is tried again
 _FLOOD_MAX: Final = 64  # messages taken in a row before other tasks get a turn
 
 
@@ -56,51 +59,86 @@ class Plug:
 
 
 class AsyncChannel:
-    """A DEALER to the commands socket; requests overlap, each is answered or given up in time."""
+    """A DEALER to the commands socket; requests overlap, each is answered or given up in time.
 
-    def __init__(self, plug: Plug, target: Target, timeout: float) -> None:
+    Writes of one session are made in the order in which they were asked for, however many tasks ask.
+    """
+
+    def __init__(self, plug: Plug, target: Target, timeout: float, clock: Clock) -> None:
         self._plug = plug
-        self._target = target
-        self._timeout = timeout
-        self._requests = 0
-        self._pending: dict[bytes, asyncio.Future[bytes]] = {}
+        self._clock = clock
+        self._outbox = Outbox(timeout, partial(given_up, target, timeout))
         self._reader: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def request(self, call: Call[T]) -> T:
-        """Send one command and wait for its reply.
+        """Send one command, again if need be, and wait for its reply.
 
         Raises:
             ArminError: the engine refused, nobody answered (NoReply), or this was closed (ClientClosed).
         """
-        payload = call.encode()
         self._plug.check_open()
+        there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer = Answer(call)
+
+        def done(result: replies.Fields | ArminError) -> None:
+            answer.set(result)
+            if not there.done():
+                there.set_result(None)
+
+        request = self._outbox.add(call, self._clock(), done)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read(), name="armin replies")
-        return call.decode(await self._exchange(payload, call.writes))
-
-    async def _exchange(self, payload: bytes, writes: bool) -> bytes:
-        self._requests += 1
-        correlation = self._requests.to_bytes(CORRELATION_BYTES)
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._pending[correlation] = reply
-        sending = asyncio.ensure_future(self._plug.socket.send_multipart((correlation, payload)))
+        self._pump()
         try:
-            with self._plug.waiting():
-                async with asyncio.timeout(self._timeout):
-                    await sending  # as long as no engine is connected, it is not
-                    return await reply
-        except TimeoutError:
-            sent = sending.done() and not sending.cancelled()
-            raise absence.no_reply(self._target, self._timeout, sent=sent, writes=writes) from None
+            await there
         finally:
-            del self._pending[correlation]
+            self._outbox.forget(request)
+        return answer.get()
+
+    def _pump(self) -> None:
+        """Send what may be sent, and come again when something is due."""
+        blocked = False
+        while not blocked and (following := self._outbox.next_to_send()) is not None:
+            request, frames = following
+            sending = cast("asyncio.Future[object]", self._plug.socket.send_multipart(frames, zmq.NOBLOCK))
+            blocked = sending.exception() is not None
+            if blocked:
+                self._outbox.unsent(request)
+            else:
+                self._outbox.sent(request, self._clock())
+        self._set_timer(blocked)
+
+    def _set_timer(self, blocked: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._outbox.next_due()
+        if due is not None:
+            pause = max(0.0, due - self._clock())
+            pause = min(pause, _BLOCKED) if blocked else pause
+            self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
+
+    def _tick(self) -> None:
+        self._outbox.tick(self._clock())
+        if not self._plug.socket.closed:
+            self._pump()
 
     async def _read(self) -> None:
         while True:
             frames = await self._plug.socket.recv_multipart()
-            reply = self._pending.get(frames[0]) if len(frames) == 2 else None
-            if reply is not None and not reply.done():  # else its request was given up before
-                reply.set_result(frames[1])
+            for _ in range(_FLOOD_MAX):
+                self._outbox.received(frames, self._clock())
+                sockets.look_for_cuts(self._plug.socket)
+                coming = self._plug.socket.recv_multipart(zmq.NOBLOCK)
+                more = cast("asyncio.Future[list[bytes]]", coming)
+                if more.exception() is not None:
+                    break
+                frames = more.result()
+            else:
+                self._outbox.received(frames, self._clock())
+                await asyncio.sleep(0)
+            self._pump()
 
     async def close(self) -> None:
         """Close its socket; requests under way raise ClientClosed."""
@@ -108,10 +146,10 @@ class AsyncChannel:
         if reader is not None and not reader.done():
             reader.cancel()
             await asyncio.wait([reader])
-        for reply in self._pending.values():
-            if not reply.done():
-                reply.set_exception(ClientClosed("this client was closed before the reply came"))
-                reply.exception()  # seen: whoever waits may have been cancelled meanwhile
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._outbox.fail(lambda: ClientClosed("this client was closed before the reply came"))
         self._plug.close()
 
 
@@ -181,11 +219,10 @@ class AsyncSockets:
         self._plugs: set[Plug] = set()
         self._closed = False
 
-    def channel(self) -> AsyncChannel:
-        """A new connection to the commands socket."""
-        return AsyncChannel(
-            self._plug(sockets.open_commands, self.target.commands), self.target, self.timeout
-        )
+    def channel(self, timeout: float | None = None) -> AsyncChannel:
+        """A new connection to the commands socket; `timeout` is seconds, None for the client's."""
+        plug = self._plug(sockets.open_commands, self.target.commands)
+        return AsyncChannel(plug, self.target, self.timeout if timeout is None else timeout, self.clock)
 
     def live(self, endpoint: str) -> AsyncInlet:
         """A new connection to the live socket."""

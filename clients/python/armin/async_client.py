@@ -14,17 +14,20 @@ import zmq.asyncio
 
 from armin import calls, replies
 from armin.async_channel import AsyncSockets
-from armin.async_live import drive
+from armin.async_groups import AsyncGroupCommands
+from armin.async_live import AsyncQuestions, Pending, drive
 from armin.client import TIMEOUT, VERIFY_POLL, positive
-from armin.feeds import Feed, LogFeed, SessionFeed, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, checked_types, log_feed
 from armin.following import Follower
-from armin.live import new_token
+from armin.heads import parse_head
+from armin.live import new_token, unheard
 from armin.results import (
     Appended,
     AppendedMany,
     Closed,
     Event,
     EventPage,
+    FollowState,
     Hello,
     Message,
     MessagePage,
@@ -36,6 +39,7 @@ from armin.results import (
     Tails,
     VerifyReport,
 )
+from armin.tails import Boards
 from armin.target import find_target
 
 T = TypeVar("T")
@@ -54,7 +58,7 @@ def connect_async(
     return AsyncClient(AsyncSockets(find_target(target, os.environ), positive(timeout), context))
 
 
-class AsyncClient:
+class AsyncClient(AsyncGroupCommands):
     """One engine, seen from one event loop; made by `connect_async`. Requests may overlap.
 
     Every method does, takes and raises what the method of the same name of `Client` does.
@@ -63,6 +67,7 @@ class AsyncClient:
     def __init__(self, sockets: AsyncSockets) -> None:
         self._sockets = sockets
         self._channel = sockets.channel()
+        self._boards: Boards[Pending] = Boards()
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,19 +104,24 @@ class AsyncClient:
         """Fold the delta into the next snapshot; the engine also does so by itself."""
         return await self._channel.request(calls.refresh_snapshot())
 
-    async def verify(self, *, progress: Callable[[int, int], object] | None = None) -> VerifyReport:
+    async def verify(
+        self, *, progress: Callable[[int, int], object] | None = None, expect: str | None = None
+    ) -> VerifyReport:
         """Have the engine compare its memory with the file, and wait for the result."""
-        state = await self._channel.request(calls.verify())
-        while (report := calls.verify_report(state, progress)) is None:
+        kept = None if expect is None else parse_head(expect)
+        state = await self._channel.request(calls.verify(None, kept))
+        while (report := calls.verify_report(state, progress, kept)) is None:
             await asyncio.sleep(VERIFY_POLL)
-            state = await self._channel.request(calls.verify(replies.integer(state, "job")))
+            state = await self._channel.request(calls.verify(replies.integer(state, "job"), kept))
         return report
 
     # --- writes ---
 
-    async def create_session(self, name: str | None = None, meta: Mapping[str, Any] | None = None) -> Session:
+    async def create_session(
+        self, name: str | None = None, meta: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> Session:
         """Create a session. If one has this `name`, give that one, unchanged, with `duplicate` True."""
-        return await self._channel.request(calls.create_session(name, meta))
+        return await self._channel.request(calls.create_session(name, meta, key))
 
     async def append(
         self,
@@ -121,9 +131,10 @@ class AsyncClient:
         meta: Mapping[str, Any] | None = None,
         *,
         expect_seq: int | None = None,
+        key: str | None = None,
     ) -> Appended:
         """Append one message; when this returns, it is on disk."""
-        return await self._channel.request(calls.append(session_id, role, content, meta, expect_seq))
+        return await self._channel.request(calls.append(session_id, role, content, meta, expect_seq, key))
 
     async def append_many(
         self,
@@ -131,9 +142,10 @@ class AsyncClient:
         messages: Iterable[Mapping[str, Any] | NewMessage],
         *,
         expect_seq: int | None = None,
+        key: str | None = None,
     ) -> AppendedMany:
         """Append messages to one session: all or none, consecutive. Errors are those of `append`."""
-        return await self._channel.request(calls.append_many(session_id, messages, expect_seq))
+        return await self._channel.request(calls.append_many(session_id, messages, expect_seq, key))
 
     async def close_session(self, session_id: int) -> Closed:
         """Close a session for good. Closing it again changes nothing and says `duplicate`."""
@@ -210,28 +222,46 @@ class AsyncClient:
 
     # --- what goes on ---
 
-    def follow(self, session_id: int, after: int = 0) -> AsyncGenerator[Message, None]:
+    def follow(
+        self,
+        session_id: int,
+        after: int = 0,
+        *,
+        on_state: Callable[[FollowState], object] | None = None,
+    ) -> AsyncGenerator[Message, None]:
         """Every message of a session with a seq above `after`: history first, then live."""
-        return self._follow(lambda hello: SessionFeed(session_id, after))
+        return self._follow(lambda hello: SessionFeed(session_id, after), on_state)
 
-    def follow_all(self, after: int | Literal["now"] | None = 0) -> AsyncGenerator[Event, None]:
+    def follow_all(
+        self,
+        after: int | Literal["now"] | None = 0,
+        *,
+        types: Iterable[str] | None = None,
+        on_state: Callable[[FollowState], object] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         """Every fact of the whole database behind position `after`: the log first, then live; never ends."""
-        return self._follow(lambda hello: log_feed(after, hello))
+        wanted = checked_types(types)
+        return self._follow(lambda hello: log_feed(after, wanted, hello), on_state)
 
-    async def _follow(self, feed: Callable[[Hello], Feed[T]]) -> AsyncGenerator[T, None]:
+    async def _follow(
+        self, feed_of: Callable[[Hello], Feed[T]], on_state: Callable[[FollowState], object] | None
+    ) -> AsyncGenerator[T, None]:
         sockets = self._sockets
         hello = await self.hello()
+        feed = feed_of(hello)
         endpoint = sockets.target.live(hello)
-        with sockets.live(endpoint) as live:
+        with sockets.live(endpoint) as live, self._boards.joined(hello, feed.session_ids) as board:
             follower = Follower(
-                feed(hello),
+                feed,
                 hello,
                 now=sockets.clock(),
                 timeout=sockets.timeout,
                 endpoint=endpoint,
                 tokens=new_token,
             )
-            async with aclosing(drive(follower, self._channel, live, sockets.clock)) as items:
+            questions = AsyncQuestions(self._channel, board)
+            following = drive(follower, questions, live, sockets.clock, on_state or unheard)
+            async with aclosing(following) as items:
                 async for item in items:
                     yield item
 

@@ -13,9 +13,12 @@ import msgpack
 
 from armin import replies
 from armin.errors import BadRequest, TooLarge
+from armin.heads import Head
+from armin.keys import new_key
 from armin.results import (
     Appended,
     AppendedMany,
+    BadRow,
     Closed,
     EventPage,
     Hello,
@@ -32,7 +35,16 @@ from armin_broker.protocol import COMMAND_BYTES_MAX
 
 T = TypeVar("T")
 
-WRITES: Final = frozenset({"create_session", "append", "append_many", "close_session"})
+WRITES: Final = frozenset(
+    {
+        *("create_session", "append", "append_many", "close_session"),
+        *("create_group", "lease", "ack", "nack", "extend", "requeue", "discard", "drop_group"),
+    }
+)
+KEYED: Final = frozenset({"create_session", "append", "append_many", "close_session"})  # or need no key
+IN_LINE: Final = frozenset({"append", "append_many", "close_session"})  # in order within their session
+# What a worker sends again by itself, or what another answer comes of the second time.
+ONCE: Final = frozenset({"lease", "nack", "extend", "requeue", "discard", "drop_group"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,32 @@ class Call(Generic[T]):
     def writes(self) -> bool:
         """Whether it would change anything."""
         return self.op in WRITES
+
+    @property
+    def key(self) -> str | None:
+        """The idempotency key of a write that has one."""
+        return self.fields.get("key")
+
+    @property
+    def outlasts(self) -> bool:
+        """Whether it may wait for the next engine where this one is shutting down."""
+        return self.op in KEYED
+
+    @property
+    def line(self) -> int | None:
+        """The session whose writes stand in line with this one."""
+        session_id = self.fields.get("session_id") if self.op in IN_LINE else None
+        return session_id if type(session_id) is int else None
+
+    @property
+    def closes(self) -> bool:
+        """Whether it closes its session, which a key is not needed for."""
+        return self.op == "close_session"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again without doing anything twice."""
+        return self.op not in ONCE
 
     def encode(self) -> bytes:
         """The command as it goes over the wire.
@@ -156,21 +194,32 @@ def refresh_snapshot() -> Call[Refreshed]:
     return Call("refresh_snapshot", {}, replies.refreshed)
 
 
-def verify(job: int | None = None) -> Call[replies.Fields]:
+def verify(job: int | None = None, expect: Head | None = None) -> Call[replies.Fields]:
     """Begin a comparison of memory and file, or ask how one gets on."""
-    return Call("verify", {"job": job}, lambda fields: fields)
+    at = None if expect is None else expect.position
+    return Call("verify", {"job": job, "at": at}, lambda fields: fields)
 
 
 # --- writes ---------------------------------------------------------------------------------------
 
 
-def create_session(name: str | None, meta: Mapping[str, Any] | None) -> Call[Session]:
+def create_session(name: str | None, meta: Mapping[str, Any] | None, key: str | None = None) -> Call[Session]:
     """Create a session, or find the one of this name."""
-    return Call("create_session", {"name": name, "meta": _plain(meta)}, replies.session)
+    fields = {"name": name, "meta": _plain(meta), "key": _key(key)}
+    return Call("create_session", fields, replies.session)
+
+
+def _key(key: str | None) -> str:
+    return new_key() if key is None else key
 
 
 def append(
-    session_id: int, role: str, content: str, meta: Mapping[str, Any] | None, expect_seq: int | None
+    session_id: int,
+    role: str,
+    content: str,
+    meta: Mapping[str, Any] | None,
+    expect_seq: int | None,
+    key: str | None = None,
 ) -> Call[Appended]:
     """Append one message."""
     fields = {
@@ -179,16 +228,20 @@ def append(
         "content": content,
         "meta": _plain(meta),
         "expect_seq": expect_seq,
+        "key": _key(key),
     }
     return Call("append", fields, replies.appended)
 
 
 def append_many(
-    session_id: int, messages: Iterable[Mapping[str, Any] | NewMessage], expect_seq: int | None
+    session_id: int,
+    messages: Iterable[Mapping[str, Any] | NewMessage],
+    expect_seq: int | None,
+    key: str | None = None,
 ) -> Call[AppendedMany]:
     """Append messages to one session, all or nothing."""
     batch = [_new_message(message, index) for index, message in enumerate(messages)]
-    fields = {"session_id": session_id, "messages": batch, "expect_seq": expect_seq}
+    fields = {"session_id": session_id, "messages": batch, "expect_seq": expect_seq, "key": _key(key)}
     return Call("append_many", fields, replies.appended_many)
 
 
@@ -281,24 +334,39 @@ def log(after: int | None = None, limit: int | None = None) -> Call[EventPage]:
 
 
 def verify_report(
-    state: replies.Fields, progress: Callable[[int, int], object] | None
+    state: replies.Fields, progress: Callable[[int, int], object] | None, expect: Head | None = None
 ) -> VerifyReport | None:
     """The report of a comparison that is done, None for one that goes on; tells `progress` either way."""
     done = state.get("done") is True
     if progress is not None and "total" in state:
         progress(replies.integer(state, "checked"), replies.integer(state, "total"))
-    return _report(state) if done else None
+    return _report(state, expect) if done else None
 
 
-def _report(state: replies.Fields) -> VerifyReport:
+def _report(state: replies.Fields, expect: Head | None) -> VerifyReport:
     """The engine sends no more than so many differences, and their count."""
     differences = [str(difference) for difference in replies.array(state, "differences")]
     unsaid = state.get("differences_count", 0) - len(differences)
     if unsaid > 0:
         differences.append(f"and {unsaid:,} more")
+    position = replies.integer(state, "verified_position" if "verified_position" in state else "position")
+    equal = replies.truth(state, "equal")
+    if expect is not None:
+        lacking = expect.difference(position, replies.text_or_none(state, "digest"))
+        if lacking is not None:
+            equal = False
+            differences.append(lacking)
     return VerifyReport(
-        replies.truth(state, "equal"),
-        replies.integer(state, "verified_position" if "verified_position" in state else "position"),
+        equal,
+        position,
         replies.integer(state, "checked"),
         tuple(differences),
+        replies.text_or_none(state, "head"),
+        _bad_row(state),
     )
+
+
+def _bad_row(state: replies.Fields) -> BadRow | None:
+    row = replies.table_or_none(state, "first_bad")
+    names = ("position", "session_id", "message_id", "seq")
+    return None if row is None else BadRow(*(replies.integer(row, name) for name in names))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import zmq
 
-from armin import absence, sockets
+from armin import sockets
 from armin.calls import Call
 from armin.errors import ClientClosed
+from armin.outbox import Answer, Outbox, given_up
 from armin.target import Target
 
 T = TypeVar("T")
 
 Socket = zmq.Socket[bytes]
 Clock = Callable[[], float]
-
-CORRELATION_BYTES: Final = 8
 
 # libzmq sockets must not be closed under a thread that waits on them, so waits are cut into slices
 # and look in between whether somebody wants to close.
@@ -67,39 +68,77 @@ class Plug:
 
 
 class Channel:
-    """A DEALER to the commands socket: one request at a time, each answered or given up in time."""
+    """A DEALER to the commands socket; one thread at a time waits for its answer, each in time."""
 
     def __init__(self, plug: Plug, target: Target, timeout: float) -> None:
         self._plug = plug
-        self._target = target
-        self._timeout = timeout
-        self._requests = 0
+        self._outbox = Outbox(timeout, partial(given_up, target, timeout))
 
     def request(self, call: Call[T]) -> T:
-        """Send one command and wait for its reply.
+        """Send one command, again if need be, and wait for its reply.
 
         Raises:
             ArminError: the engine refused, nobody answered (NoReply), or this was closed (ClientClosed).
         """
-        payload = call.encode()
+        answer = Answer(call)
         with self._plug.lock:
-            reply = self._exchange(payload, call.writes)
-        return call.decode(reply)
+            request = self._outbox.add(call, self._plug.clock(), answer.set)
+            try:
+                while not answer.is_there:
+                    self._turn()
+            finally:
+                if not answer.is_there:  # closed, or interrupted
+                    self._outbox.forget(request)
+        return answer.get()
 
-    def _exchange(self, payload: bytes, writes: bool) -> bytes:
+    def pipelined(self, call: Call[T]) -> Answer[T]:
+        """Send a command as soon as the window has room for it; its answer comes while others are sent."""
+        answer = Answer(call)
+        with self._plug.lock:
+            while self._outbox.is_full:
+                self._turn()
+            self._outbox.add(call, self._plug.clock(), answer.set)
+            self._send()
+            self._receive()
+            self._outbox.tick(self._plug.clock())
+        return answer
+
+    def wait(self, answers: Sequence[Answer[Any]]) -> None:
+        """Until all of them are there."""
+        with self._plug.lock:
+            for answer in answers:
+                while not answer.is_there:
+                    self._turn()
+
+    def _turn(self) -> None:
+        """Send what may be sent, wait for something to happen, take it in."""
         plug = self._plug
-        deadline = plug.clock() + self._timeout
-        self._requests += 1
-        correlation = self._requests.to_bytes(CORRELATION_BYTES)
-        if not plug.wait(zmq.POLLOUT, deadline):
-            raise absence.no_reply(self._target, self._timeout, sent=False, writes=writes)
-        plug.socket.send_multipart((correlation, payload), zmq.NOBLOCK)
-        while plug.wait(zmq.POLLIN, deadline):
-            frames = plug.socket.recv_multipart(zmq.NOBLOCK)
-            if len(frames) == 2 and frames[0] == correlation:
-                return frames[1]
-            # an answer to a request that was given up before
-        raise absence.no_reply(self._target, self._timeout, sent=True, writes=writes)
+        blocked = self._send()
+        due = self._outbox.next_due()
+        plug.wait(zmq.POLLIN | (zmq.POLLOUT if blocked else 0), plug.clock() if due is None else due)
+        self._receive()
+        self._outbox.tick(plug.clock())
+
+    def _send(self) -> bool:
+        """Whether something is left that nobody takes for now."""
+        plug = self._plug
+        plug.check_open()
+        while (following := self._outbox.next_to_send()) is not None:
+            request, frames = following
+            try:
+                plug.socket.send_multipart(frames, zmq.NOBLOCK)
+            except zmq.Again:
+                self._outbox.unsent(request)
+                return True
+            self._outbox.sent(request, plug.clock())
+        return False
+
+    def _receive(self) -> None:
+        plug = self._plug
+        with suppress(zmq.Again):
+            while True:
+                sockets.look_for_cuts(plug.socket)
+                self._outbox.received(plug.socket.recv_multipart(zmq.NOBLOCK), plug.clock())
 
     def close(self) -> None:
         """Close its socket."""
@@ -181,9 +220,10 @@ class Sockets:
         self._lock = threading.Lock()
         self._closed = False
 
-    def channel(self) -> Channel:
-        """A new connection to the commands socket."""
-        return Channel(self._plug(sockets.open_commands, self.target.commands), self.target, self.timeout)
+    def channel(self, timeout: float | None = None) -> Channel:
+        """A new connection to the commands socket; `timeout` is seconds, None for the client's."""
+        plug = self._plug(sockets.open_commands, self.target.commands)
+        return Channel(plug, self.target, self.timeout if timeout is None else timeout)
 
     def live(self, endpoint: str) -> Inlet:
         """A new connection to the live socket."""

@@ -13,15 +13,19 @@ import zmq
 
 from armin import calls, replies
 from armin.channel import Channel, Sockets
-from armin.feeds import Feed, LogFeed, SessionFeed, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, checked_types, log_feed
 from armin.following import Follower
-from armin.live import drive, new_token
+from armin.groups import GroupCommands
+from armin.heads import parse_head
+from armin.live import Pending, Questions, drive, new_token, unheard
+from armin.pipeline import Pipeline
 from armin.results import (
     Appended,
     AppendedMany,
     Closed,
     Event,
     EventPage,
+    FollowState,
     Hello,
     Message,
     MessagePage,
@@ -33,6 +37,7 @@ from armin.results import (
     Tails,
     VerifyReport,
 )
+from armin.tails import Boards
 from armin.target import find_target
 
 TIMEOUT: Final = 5.0  # seconds that a request waits for its reply
@@ -68,7 +73,7 @@ def positive(timeout: float) -> float:
     return timeout
 
 
-class Client:
+class Client(GroupCommands):
     """One engine, seen from this process. Safe to use from several threads; made by `connect`.
 
     Every method may raise NoReply, and the ArminError that the engine answers with; `close` alone does not.
@@ -77,6 +82,7 @@ class Client:
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
         self._channel: Channel = sockets.channel()
+        self._boards: Boards[Pending] = Boards()
 
     def __enter__(self) -> Self:
         return self
@@ -115,23 +121,32 @@ class Client:
         """Fold the delta into the next snapshot; the engine also does so by itself."""
         return self._channel.request(calls.refresh_snapshot())
 
-    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> VerifyReport:
+    def verify(
+        self, *, progress: Callable[[int, int], object] | None = None, expect: str | None = None
+    ) -> VerifyReport:
         """Have the engine compare its memory with the file, and wait for the result.
 
         It may take long on a large file and does not hold up others. `progress` is called now and then,
-        and at the end, with the facts checked and their total.
+        and at the end, with the facts checked and their total. `expect` is a `head` of an earlier report:
+        the file must still hold what it held then.
         """
-        state = self._channel.request(calls.verify())
-        while (report := calls.verify_report(state, progress)) is None:
+        kept = None if expect is None else parse_head(expect)
+        state = self._channel.request(calls.verify(None, kept))
+        while (report := calls.verify_report(state, progress, kept)) is None:
             time.sleep(VERIFY_POLL)
-            state = self._channel.request(calls.verify(replies.integer(state, "job")))
+            state = self._channel.request(calls.verify(replies.integer(state, "job"), kept))
         return report
 
     # --- writes ---
 
-    def create_session(self, name: str | None = None, meta: Mapping[str, Any] | None = None) -> Session:
-        """Create a session. If one has this `name`, give that one, unchanged, with `duplicate` True."""
-        return self._channel.request(calls.create_session(name, meta))
+    def create_session(
+        self, name: str | None = None, meta: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> Session:
+        """Create a session. If one has this `name`, give that one, unchanged, with `duplicate` True.
+
+        `key` is as in `append`.
+        """
+        return self._channel.request(calls.create_session(name, meta, key))
 
     def append(
         self,
@@ -141,6 +156,7 @@ class Client:
         meta: Mapping[str, Any] | None = None,
         *,
         expect_seq: int | None = None,
+        key: str | None = None,
     ) -> Appended:
         """Append one message; when this returns, it is on disk.
 
@@ -150,16 +166,21 @@ class Client:
             content: its text, at most 16 MiB in UTF-8.
             meta: a map of JSON values to keep with it, at most 64 KiB.
             expect_seq: the seq that the message must get.
+            key: the write's idempotency key, at most 256 bytes in UTF-8; without one the client makes a key
+                that grows with time. The same key with the same content again, even after years, gives the
+                first result with `duplicate` True. An unanswered write is sent again with its key until the
+                client's `timeout` is over; the error then has it as `key`.
 
         Raises:
             SessionNotFound: there is no such session.
             SessionClosed: it takes no more messages.
-            Conflict: another seq than `expect_seq` is next; nothing changed.
+            Conflict: another seq than `expect_seq` is next, or `key` stands for another write (`reason`
+                `key_reused`); nothing changed.
             BadRequest: a value of the wrong shape.
             TooLarge: a value over its limit.
             StorageFailed: it could not be committed.
         """
-        return self._channel.request(calls.append(session_id, role, content, meta, expect_seq))
+        return self._channel.request(calls.append(session_id, role, content, meta, expect_seq, key))
 
     def append_many(
         self,
@@ -167,16 +188,21 @@ class Client:
         messages: Iterable[Mapping[str, Any] | NewMessage],
         *,
         expect_seq: int | None = None,
+        key: str | None = None,
     ) -> AppendedMany:
         """Append messages to one session: all or none, consecutive. Errors are those of `append`.
 
         Each message is a NewMessage or a map `{role, content, meta?}`; at most 10,000 of them and 16 MiB.
         """
-        return self._channel.request(calls.append_many(session_id, messages, expect_seq))
+        return self._channel.request(calls.append_many(session_id, messages, expect_seq, key))
 
     def close_session(self, session_id: int) -> Closed:
         """Close a session for good. Closing it again changes nothing and says `duplicate`."""
         return self._channel.request(calls.close_session(session_id))
+
+    def pipeline(self) -> Pipeline:
+        """Many writes in flight, over a connection of their own: `with client.pipeline() as pipe:`."""
+        return Pipeline(self._sockets.channel())
 
     # --- reads ---
 
@@ -271,43 +297,68 @@ class Client:
 
     # --- what goes on ---
 
-    def follow(self, session_id: int, after: int = 0) -> Generator[Message, None, None]:
+    def follow(
+        self,
+        session_id: int,
+        after: int = 0,
+        *,
+        on_state: Callable[[FollowState], object] | None = None,
+    ) -> Generator[Message, None, None]:
         """Every message of a session with a seq above `after`: history first, then live.
 
         No gap, no repeat, in order, across restarts of the engine, for whose return it waits. Ends when
-        the session is closed and everything was delivered. Uses two connections of its own, closed when
-        the iterator is.
+        the session is closed and everything was delivered. To go on later, store the last `seq` and give
+        it as `after`. Uses two connections of its own, closed when the iterator is.
+
+        `on_state` is called with each FollowState as it changes, between the messages and in this thread,
+        first with CATCHING_UP. What it raises ends the iteration.
 
         Raises:
             NoReply: no engine answers at the start.
             SessionNotFound: there is no such session.
             CursorInvalid: `after` is ahead of the session, or the engine came back with another database.
         """
-        return self._follow(lambda hello: SessionFeed(session_id, after))
+        return self._follow(lambda hello: SessionFeed(session_id, after), on_state)
 
-    def follow_all(self, after: int | Literal["now"] | None = 0) -> Generator[Event, None, None]:
+    def follow_all(
+        self,
+        after: int | Literal["now"] | None = 0,
+        *,
+        types: Iterable[str] | None = None,
+        on_state: Callable[[FollowState], object] | None = None,
+    ) -> Generator[Event, None, None]:
         """Every fact of the whole database behind position `after`: the log first, then live; never ends.
 
-        "now" or None starts at the present position. As `follow` otherwise. A message over 64 KiB comes
-        with `elided` True and without content, in the log too: `read` has it.
-        """
-        return self._follow(lambda hello: log_feed(after, hello))
+        "now" or None starts at the present position. `types` takes only facts of these types:
+        `session_created`, `message_appended`, `session_closed`; the others are read and passed over. As
+        `follow` otherwise, with `position` to be stored. A message over 64 KiB comes with `elided` True
+        and without content, in the log too: `read` has it.
 
-    def _follow(self, feed: Callable[[Hello], Feed[T]]) -> Generator[T, None, None]:
+        Raises:
+            BadRequest: there is no such type.
+        """
+        wanted = checked_types(types)
+        return self._follow(lambda hello: log_feed(after, wanted, hello), on_state)
+
+    def _follow(
+        self, feed_of: Callable[[Hello], Feed[T]], on_state: Callable[[FollowState], object] | None
+    ) -> Generator[T, None, None]:
         sockets = self._sockets
         with sockets.channel() as channel:
             hello = channel.request(calls.hello())
+            feed = feed_of(hello)
             endpoint = sockets.target.live(hello)
-            with sockets.live(endpoint) as live:
+            with sockets.live(endpoint) as live, self._boards.joined(hello, feed.session_ids) as board:
                 follower = Follower(
-                    feed(hello),
+                    feed,
                     hello,
                     now=sockets.clock(),
                     timeout=sockets.timeout,
                     endpoint=endpoint,
                     tokens=new_token,
                 )
-                yield from drive(follower, channel, live, sockets.clock)
+                questions = Questions(channel, self._boards, board)
+                yield from drive(follower, questions, live, sockets.clock, on_state or unheard)
 
     def effects(self, timeout: float | None = None) -> Generator[Event, None, None]:
         """Committed facts as side effects, shared out among everybody who takes them.

@@ -12,6 +12,7 @@ ArminError
 ├── ShuttingDown        the engine is going away; nothing was done
 ├── NotAuthorized       the engine refuses this caller
 ├── LeaseLost           the effect went to another worker meanwhile
+├── GroupNotFound       no worker group has this name, or it was dropped
 ├── InternalError       a bug in the engine
 ├── NoReply             nobody answered in time; `reason` says why, `sent` whether a write may have happened
 ├── ProtocolError       something answered, but not in Armin's language
@@ -34,7 +35,8 @@ class ArminError(Exception):
     """Base of everything that the client raises on purpose.
 
     `code` is the name on the wire; `retry` tells whether the same call may succeed later; `position`
-    is the engine's last committed position when it refused, where it said so.
+    is the engine's last committed position when it refused, where it said so. `key` is the idempotency key
+    of the write that failed: sent again with it, it cannot be done twice.
     """
 
     default_code: ClassVar[str] = "unknown"
@@ -59,6 +61,7 @@ class ArminError(Exception):
         self.reason = reason
         self.retry = self.default_retry if retry is None else retry
         self.position = position
+        self.key: str | None = None
 
 
 class BadRequest(ArminError):
@@ -129,6 +132,12 @@ class LeaseLost(ArminError):
     default_code = ErrorCode.LEASE_LOST
 
 
+class GroupNotFound(ArminError):
+    """No worker group has this name, or it was dropped meanwhile."""
+
+    default_code = ErrorCode.GROUP_NOT_FOUND
+
+
 class InternalError(ArminError):
     """A bug in the engine; its log says more."""
 
@@ -181,6 +190,7 @@ _BY_CODE: Final[dict[str, type[ArminError]]] = {
     ErrorCode.SHUTTING_DOWN: ShuttingDown,
     ErrorCode.NOT_AUTHORIZED: NotAuthorized,
     ErrorCode.LEASE_LOST: LeaseLost,
+    ErrorCode.GROUP_NOT_FOUND: GroupNotFound,
     ErrorCode.INTERNAL: InternalError,
 }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from armin import calls
 from armin.calls import Call
-from armin.errors import ProtocolError
+from armin.errors import BadRequest, ProtocolError
 from armin.results import Event, EventPage, Hello, Message, MessagePage, Tails
 from armin_broker import protocol
 
@@ -27,10 +27,14 @@ class Verdict(Enum):
 
 
 class Doubt(NamedTuple):
-    """The log has moved on, perhaps elsewhere: a question, and whether its answer still awaits something."""
+    """The log has moved on to `position`, perhaps elsewhere.
 
-    call: Call[Any]
-    lacks: Callable[[Any], bool]
+    `lacks` says of where the session ends, then or later, whether something of it is still awaited.
+    """
+
+    session_id: int
+    position: int
+    lacks: Callable[[Tails], bool]
 
 
 class Taken(NamedTuple):
@@ -45,6 +49,7 @@ class Feed(Protocol[T_co]):
     """A cursor over something that grows; `T_co` is what it delivers."""
 
     topics: tuple[bytes, ...]
+    session_ids: tuple[int, ...]  # sessions of which it may have to ask where they end
 
     def page_call(self, reason: str | None) -> Call[Any]:
         """The read that continues from the cursor."""
@@ -67,6 +72,7 @@ class SessionFeed:
             protocol.message_topic(session_id),
             protocol.closed_topic(session_id),
         )
+        self.session_ids: tuple[int, ...] = (session_id,)
         self.cursor = cursor
         self._session_id = session_id
         self._checked = 0  # nothing of this session was missed up to this position
@@ -106,7 +112,7 @@ class SessionFeed:
         """The log has moved on: only the engine knows whether in this session."""
         if position <= self._checked:
             return Verdict.FINE
-        return Doubt(calls.tails([self._session_id]), self._lacks)
+        return Doubt(self._session_id, position, self._lacks)
 
     def _lacks(self, answer: Tails) -> bool:
         """Whether the session ends behind the cursor, or is closed."""
@@ -118,12 +124,18 @@ class SessionFeed:
 
 
 class LogFeed:
-    """Every fact by position; `cursor` is the position of the last one delivered."""
+    """Every fact by position; `cursor` is that of the last one delivered, or passed over.
+
+    `types` are the event types to deliver, None for all. The cursor moves over every fact all the same:
+    only positions without a gap show that nothing was lost.
+    """
 
     topics: tuple[bytes, ...] = protocol.FACT_TOPICS
+    session_ids: tuple[int, ...] = ()
 
-    def __init__(self, cursor: int) -> None:
+    def __init__(self, cursor: int, types: frozenset[str] | None = None) -> None:
         self.cursor = cursor
+        self._types = types
 
     def page_call(self, reason: str | None) -> Call[EventPage]:
         """The read that continues from the cursor; the log has no field for the reason."""
@@ -137,7 +149,7 @@ class LogFeed:
             self.cursor = event.position
         if page.more and not page.events:
             raise ProtocolError("a page says that more follows, but is empty")
-        return Taken(page.events, page.more, False)
+        return Taken([event for event in page.events if self._wanted(event)], page.more, False)
 
     def take_event(self, event: Event) -> tuple[Event | None, Verdict]:
         """Deliver the next fact."""
@@ -146,13 +158,33 @@ class LogFeed:
         if event.position > self.cursor + 1:
             return None, Verdict.LOST
         self.cursor = event.position
-        return event, Verdict.FINE
+        return event if self._wanted(event) else None, Verdict.FINE
+
+    def _wanted(self, event: Event) -> bool:
+        return self._types is None or event.type in self._types
 
     def check(self, position: int) -> Verdict:
         """A heartbeat comes behind every fact up to its position, so a cursor below it has lost some."""
         return Verdict.LOST if position > self.cursor else Verdict.FINE
 
 
-def log_feed(after: int | Literal["now"] | None, hello: Hello) -> LogFeed:
+def log_feed(after: int | Literal["now"] | None, types: frozenset[str] | None, hello: Hello) -> LogFeed:
     """The log behind position `after`; "now" and None mean the position that `hello` names."""
-    return LogFeed(hello.position if after is None or after == "now" else after)
+    return LogFeed(hello.position if after is None or after == "now" else after, types)
+
+
+def checked_types(types: Iterable[str] | None) -> frozenset[str] | None:
+    """The event types that a caller wants, None for all.
+
+    Raises:
+        BadRequest: one of them is none, or there are none at all.
+    """
+    if types is None:
+        return None
+    known = ", ".join(protocol.EVENT_TYPES)
+    if isinstance(types, str):
+        raise BadRequest(f"types is one string, not several of {known}", field="types")
+    wanted = frozenset(types)
+    if not wanted or not wanted <= set(protocol.EVENT_TYPES):
+        raise BadRequest(f"types must be some of {known}, not {sorted(map(str, wanted))}", field="types")
+    return wanted

@@ -13,6 +13,10 @@ came of it, and time is passed in. The blocking and the asyncio client both driv
                   ^        |  lost something
                   +--------+
     any of them -> GREETING -> READING -> SYNCING -> READING -> LIVE    after silence or a restart
+
+Whoever follows can be told (FollowState): `live` in LIVE, `engine gone` in GREETING unless another engine
+was just heard, `catching up` otherwise. Fetching one message that was too large for the stream is no
+change of state.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from armin import absence, calls, replies
 from armin.calls import Call
 from armin.errors import ArminError, CursorInvalid, ProtocolError
 from armin.feeds import HEAL, Doubt, Feed, Verdict
-from armin.results import Hello
+from armin.results import FollowState, Hello, Tails
 from armin_broker import protocol
 
 T = TypeVar("T")
@@ -62,6 +66,15 @@ class Ask(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
+class AskTail:
+    """Find out where a session ends at `position` or later; then as for Ask."""
+
+    session_id: int
+    position: int
+    then: Callable[[Tails, float], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait for a live message until this time; then call `received`, or `idle` if there was none."""
 
@@ -75,7 +88,14 @@ class Deliver(Generic[T]):
     items: Sequence[T]
 
 
-Action = Subscribe | Unsubscribe | Ask[Any] | Wait | Deliver[T]
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell whoever wants to know how the following stands; never the same twice in a row."""
+
+    state: FollowState
+
+
+Action = Subscribe | Unsubscribe | Ask[Any] | AskTail | Wait | Deliver[T] | Tell
 
 
 class Phase(Enum):
@@ -134,6 +154,8 @@ class Follower(Generic[T]):
         self._give_up = now
         self._token = ""
         self._phase = Phase.SYNCING
+        self._state: FollowState | None = None
+        self._tell(FollowState.CATCHING_UP)
         self._begin_sync(now)
 
     # --- what to do -------------------------------------------------------------------------------
@@ -170,7 +192,7 @@ class Follower(Generic[T]):
 
     def _next_live(self) -> Action[T]:
         if self._doubt is not None:
-            return Ask(self._doubt.call, self._doubt_answered)
+            return AskTail(self._doubt.session_id, self._doubt.position, self._doubt_answered)
         until = self._last_sign + LOST_AFTER
         return Wait(until if self._suspicion is None else min(until, self._suspicion.due))
 
@@ -190,17 +212,24 @@ class Follower(Generic[T]):
         if self._phase is Phase.SYNCING:
             # Events before the token are in the pages that are read after it.
             if topic == protocol.sync_topic(self._token):
-                self._end_sync()
-                self._established = self._synced = True
-                self._phase = Phase.READING
+                self._sync_came(replies.decode_beat(body), now)
         elif self._phase is Phase.LIVE:
             self._live(topic, body, now)
+
+    def _sync_came(self, sign: replies.Fields, now: float) -> None:
+        self._check_identity(replies.text(sign, "database"), replies.text(sign, "epoch"))
+        if replies.text(sign, "engine") != self._hello.engine:
+            self._look_again(now)
+            return
+        self._end_sync()
+        self._established = self._synced = True
+        self._phase = Phase.READING
 
     def _live(self, topic: bytes, body: bytes, now: float) -> None:
         if topic == protocol.HEARTBEAT_TOPIC:
             self._beat(replies.decode_beat(body), now)
         elif topic == protocol.GOODBYE_TOPIC:
-            self._look_again(now, pause=RETRY_PAUSE)
+            self._engine_gone(now, pause=RETRY_PAUSE)
         elif topic.startswith(protocol.FACT_TOPICS):
             item, verdict = self._feed.take_event(replies.decode_event(body))
             if item is not None:
@@ -223,7 +252,7 @@ class Follower(Generic[T]):
         if self._phase is not Phase.LIVE:
             return
         if now >= self._last_sign + LOST_AFTER:
-            self._look_again(now)
+            self._engine_gone(now)
         elif self._suspicion is not None and now >= self._suspicion.due:
             if self._suspicion.stands():
                 self._heed(Verdict.LOST)
@@ -233,7 +262,7 @@ class Follower(Generic[T]):
         """There was no engine to answer what was asked. Before the first handshake that is an error."""
         if not self._established:
             raise error
-        self._look_again(now, pause=RETRY_PAUSE)
+        self._engine_gone(now, pause=RETRY_PAUSE)
 
     def _sync_sent(self, position: int, now: float) -> None:
         self._due = now + SYNC_INTERVAL
@@ -244,13 +273,16 @@ class Follower(Generic[T]):
             self._actions.append(Deliver(items))
         if ended:
             self._phase = Phase.ENDED
-        elif not more and self._synced:
+        elif more:
+            self._tell(FollowState.CATCHING_UP)
+        elif self._synced:
             self._phase = Phase.LIVE
             self._last_sign = now
-        elif not more:
+            self._tell(FollowState.LIVE)
+        else:
             self._begin_sync(now)
 
-    def _doubt_answered(self, answer: Any, now: float) -> None:
+    def _doubt_answered(self, answer: Tails, now: float) -> None:
         doubt, self._doubt = self._doubt, None
         if doubt is not None and doubt.lacks(answer):
             self._suspicion = _Suspicion(now + GRACE, lambda: doubt.lacks(answer))
@@ -260,6 +292,7 @@ class Follower(Generic[T]):
         self._hello = hello
         self._reason = HEAL
         self._phase = Phase.READING
+        self._tell(FollowState.CATCHING_UP)
 
     # --- from phase to phase ----------------------------------------------------------------------
 
@@ -269,14 +302,27 @@ class Follower(Generic[T]):
         self._reason = HEAL if verdict is Verdict.LOST else None
         self._doubt = self._suspicion = None
         self._phase = Phase.READING
+        if verdict is Verdict.LOST:
+            self._tell(FollowState.CATCHING_UP)
 
-    def _look_again(self, now: float, pause: float = 0.0) -> None:
+    def _engine_gone(self, now: float, pause: float = 0.0) -> None:
+        self._look_again(now, pause, FollowState.ENGINE_GONE)
+
+    def _look_again(
+        self, now: float, pause: float = 0.0, state: FollowState = FollowState.CATCHING_UP
+    ) -> None:
         if self._phase is Phase.SYNCING:
             self._end_sync()
         self._synced = False
         self._doubt = self._suspicion = None
         self._due = now + pause
         self._phase = Phase.GREETING
+        self._tell(state)
+
+    def _tell(self, state: FollowState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._actions.append(Tell(state))
 
     def _begin_sync(self, now: float) -> None:
         self._token = self._tokens()

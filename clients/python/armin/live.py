@@ -3,14 +3,82 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
+from armin import calls
 from armin.channel import Channel, Clock, Inlet
-from armin.errors import NoReply, ShuttingDown
-from armin.following import Ask, Deliver, Follower, Subscribe, Unsubscribe, Wait
+from armin.errors import ArminError, NoReply, SessionNotFound, ShuttingDown
+from armin.following import Ask, AskTail, Deliver, Follower, Subscribe, Tell, Unsubscribe, Wait
+from armin.results import FollowState, Tails
+from armin.tails import Board, Boards
 
 T = TypeVar("T")
+
+Pending = Future[ArminError | None]
+
+
+class Questions:
+    """What one follow asks; where sessions end is asked for all follows of the client."""
+
+    def __init__(self, channel: Channel, boards: Boards[Pending], board: Board[Pending]) -> None:
+        self._channel = channel
+        self._lock = boards.lock
+        self._board = board
+
+    def put(self, question: Ask[Any] | AskTail) -> Any:
+        """Have a question answered; one after the end of a session perhaps together with others.
+
+        Raises:
+            ArminError: the engine refused, or nobody answered whoever asked.
+        """
+        if isinstance(question, Ask):
+            return self._channel.request(question.call)
+        return self._tail(question.session_id, question.position)
+
+    def _tail(self, session_id: int, position: int) -> Tails:
+        board = self._board
+        while True:
+            with self._lock:
+                answer = board.answer(session_id, position)
+                pending = board.pending if answer is None else None
+                if answer is None and pending is None:
+                    asked, mine = board.question(session_id, position), Pending()
+                    board.pending = mine
+            if pending is not None:
+                _await(pending)
+            elif answer is None:
+                answer = self._ask_for_all(asked, mine)
+            if answer is not None:
+                return answer
+
+    def _ask_for_all(self, asked: list[int], mine: Pending) -> Tails | None:
+        absence: ArminError | None = None
+        try:
+            answer = self._channel.request(calls.tails(asked))
+            with self._lock:
+                return self._board.answered(asked, answer)
+        except SessionNotFound:
+            if len(asked) == 1:
+                raise
+            with self._lock:
+                self._board.refused(asked)
+            return None
+        except (NoReply, ShuttingDown) as error:
+            absence = error
+            raise
+        finally:
+            with self._lock:
+                self._board.pending = None
+            mine.set_result(absence)
+
+
+def _await(pending: Pending) -> None:
+    """Wait for an answer that somebody else asked for. Raises what holds for all who would ask."""
+    absence = pending.result()
+    if absence is not None:
+        raise absence
 
 
 def new_token() -> str:
@@ -18,7 +86,17 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
-def drive(follower: Follower[T], channel: Channel, live: Inlet, clock: Clock) -> Generator[T, None, None]:
+def unheard(state: FollowState) -> None:
+    """Nobody wants to know."""
+
+
+def drive(
+    follower: Follower[T],
+    questions: Questions,
+    live: Inlet,
+    clock: Clock,
+    on_state: Callable[[FollowState], object],
+) -> Generator[T, None, None]:
     """Yield what the follower delivers, until it ends."""
     while (action := follower.next(clock())) is not None:
         match action:
@@ -30,14 +108,16 @@ def drive(follower: Follower[T], channel: Channel, live: Inlet, clock: Clock) ->
                     follower.idle(clock())
                 else:
                     follower.received(frames, clock())
-            case Ask(call, then):
+            case Ask() | AskTail():
                 try:
-                    result = channel.request(call)
+                    result = questions.put(action)
                 except (NoReply, ShuttingDown) as error:
                     follower.unanswered(error, clock())
                 else:
-                    then(result, clock())
+                    action.then(result, clock())
             case Subscribe(topic):
                 live.subscribe(topic)
             case Unsubscribe(topic):
                 live.unsubscribe(topic)
+            case Tell(state):
+                on_state(state)

@@ -109,15 +109,18 @@ def table(fields: Fields, name: str) -> dict[str, Any]:
     return value
 
 
-def _table_or_none(fields: Fields, name: str) -> dict[str, Any] | None:
+def table_or_none(fields: Fields, name: str) -> dict[str, Any] | None:
+    """A field that must be a map, if it is there."""
     return None if fields.get(name) is None else table(fields, name)
 
 
-def _text_or_none(fields: Fields, name: str) -> str | None:
+def text_or_none(fields: Fields, name: str) -> str | None:
+    """A field that must be a string, if it is there."""
     return None if fields.get(name) is None else text(fields, name)
 
 
-def _integer_or_none(fields: Fields, name: str) -> int | None:
+def integer_or_none(fields: Fields, name: str) -> int | None:
+    """A field that may be absent, else an integer."""
     return None if fields.get(name) is None else integer(fields, name)
 
 
@@ -129,7 +132,8 @@ def array(fields: Fields, name: str) -> list[Any]:
     return value
 
 
-def _each(fields: Fields, name: str, parse: Callable[[Fields], T]) -> tuple[T, ...]:
+def each(fields: Fields, name: str, parse: Callable[[Fields], T]) -> tuple[T, ...]:
+    """A field that must be an array of maps, each parsed."""
     items = array(fields, name)
     if not all(type(item) is dict for item in items):
         raise ProtocolError(f"`{name}` holds something that is not a map")
@@ -149,40 +153,41 @@ def message(fields: Fields) -> Message:
         text(fields, "role"),
         "" if elided else text(fields, "content"),
         integer(fields, "created_at"),
-        _table_or_none(fields, "meta"),
+        table_or_none(fields, "meta"),
         elided,
     )
 
 
 def event(fields: Fields) -> Event:
     """One committed fact, of a type known or not."""
-    inner = _table_or_none(fields, "message")
+    inner = table_or_none(fields, "message")
     appended = None if inner is None else message(inner)
     return Event(
         integer(fields, "position"),
         text(fields, "type"),
         integer(fields, "session_id"),
         appended,
-        _integer_or_none(fields, "created_at") if appended is None else appended.created_at,
-        _text_or_none(fields, "name"),
-        _table_or_none(fields, "meta"),
+        integer_or_none(fields, "created_at") if appended is None else appended.created_at,
+        text_or_none(fields, "name"),
+        table_or_none(fields, "meta"),
     )
 
 
 def _session(fields: Fields, position: int, duplicate: bool = False) -> Session:
     return Session(
         integer(fields, "id"),
-        _text_or_none(fields, "name"),
+        text_or_none(fields, "name"),
         truth(fields, "closed"),
         integer(fields, "created_at"),
         integer(fields, "seq"),
-        _table_or_none(fields, "meta"),
+        table_or_none(fields, "meta"),
         position,
         duplicate,
     )
 
 
-def _duplicate(fields: Fields) -> bool:
+def duplicate(fields: Fields) -> bool:
+    """Whether it was done before."""
     return fields.get("duplicate") is True
 
 
@@ -209,7 +214,7 @@ def hello(fields: Fields) -> Hello:
 
 def session(fields: Fields) -> Session:
     """Reply of `session` and `create_session`."""
-    return _session(table(fields, "session"), position(fields), _duplicate(fields))
+    return _session(table(fields, "session"), position(fields), duplicate(fields))
 
 
 def appended(fields: Fields) -> Appended:
@@ -220,7 +225,7 @@ def appended(fields: Fields) -> Appended:
         integer(fields, "at"),
         integer(fields, "created_at"),
         position(fields),
-        _duplicate(fields),
+        duplicate(fields),
     )
 
 
@@ -233,26 +238,26 @@ def appended_many(fields: Fields) -> AppendedMany:
         integer(fields, "count"),
         integer(fields, "created_at"),
         position(fields),
-        _duplicate(fields),
+        duplicate(fields),
     )
 
 
 def closed(fields: Fields) -> Closed:
     """Reply of `close_session`."""
-    return Closed(integer(fields, "at"), position(fields), _duplicate(fields))
+    return Closed(integer(fields, "at"), position(fields), duplicate(fields))
 
 
 def session_page(fields: Fields) -> SessionPage:
     """Reply of `sessions`."""
     at = position(fields)
-    found = _each(fields, "sessions", lambda item: _session(item, at))
+    found = each(fields, "sessions", lambda item: _session(item, at))
     return SessionPage(found, truth(fields, "more"), at)
 
 
 def message_page(fields: Fields) -> MessagePage:
     """Reply of `read`."""
     return MessagePage(
-        _each(fields, "messages", message),
+        each(fields, "messages", message),
         truth(fields, "more"),
         integer(fields, "seq"),
         truth(fields, "closed"),
@@ -263,7 +268,7 @@ def message_page(fields: Fields) -> MessagePage:
 def snapshot_page(fields: Fields) -> SnapshotPage:
     """Reply of `snapshot` and `delta`."""
     return SnapshotPage(
-        _each(fields, "messages", message),
+        each(fields, "messages", message),
         truth(fields, "more"),
         integer(fields, "snapshot_position"),
         integer(fields, "snapshot_seq"),
@@ -278,7 +283,7 @@ def refreshed(fields: Fields) -> Refreshed:
 
 def event_page(fields: Fields) -> EventPage:
     """Reply of `log`."""
-    return EventPage(_each(fields, "events", event), truth(fields, "more"), position(fields))
+    return EventPage(each(fields, "events", event), truth(fields, "more"), position(fields))
 
 
 def tails(fields: Fields) -> Tails:

@@ -8,7 +8,10 @@ when the engine answered.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
+
+from armin.errors import ArminError
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,14 @@ class Tails:
     position: int
 
 
+class FollowState(StrEnum):
+    """How a `follow` stands, as its `on_state` is told."""
+
+    CATCHING_UP = "catching up"  # reading what is on disk: at the start, and after a loss or a restart
+    LIVE = "live"  # all that there was is delivered; what comes is delivered as it comes
+    ENGINE_GONE = "engine gone"  # it said goodbye, was not heard for 3 s, or does not answer; waiting for it
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """What the engine says of itself.
@@ -201,13 +212,129 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row of the log that is not as it should be; 0 where a session, message or seq does not apply."""
+
+    position: int
+    session_id: int
+    message_id: int
+    seq: int
+
+    def __str__(self) -> str:
+        if self.message_id:
+            what = f", message {self.message_id} (session {self.session_id}, seq {self.seq})"
+        else:
+            what = f", session {self.session_id}" if self.session_id else ""
+        return f"position {self.position}{what}"
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """Memory compared with the file at `position`: `checked` facts, and in words what differs.
 
-    Of many differences the last entry says how many more there are.
+    Of many differences the last entry says how many more there are. `head` is the digest chain's head,
+    `POSITION:DIGEST`, to be kept elsewhere; None if the log could not be read to its end. `first_bad` is
+    the first row that is wrong, where a difference is about one.
     """
 
     equal: bool
     position: int
     checked: int
     differences: tuple[str, ...]
+    head: str | None = None
+    first_bad: BadRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A worker group: its settings, and how it stands.
+
+    `types` are the event types that it takes. `cursor` is a position: every fact up to it was taken or
+    passed over; `behind` counts those after it. Of the taken ones, `waiting` have no worker at the moment,
+    `leased` have one; `dead` are dead letters. `halted` is a group with `on_dead="halt"` that has one.
+    `pollers` wait for something to do. `duplicate` is True only where `create_group` found it there.
+    """
+
+    group: str
+    start: str
+    types: tuple[str, ...]
+    ordered: bool
+    max_attempts: int
+    backoff_ms: int
+    on_dead: str
+    created_at: int
+    cursor: int
+    behind: int
+    waiting: int
+    leased: int
+    dead: int
+    halted: bool
+    pollers: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One effect, ours until `until` (milliseconds since the epoch, the engine's clock).
+
+    `lease` is opaque: `ack`, `nack` and `extend` take it. `attempt` counts from 1; above it the effect was
+    leased before, and may have been handled.
+    """
+
+    lease: str
+    position: int
+    attempt: int
+    until: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """What `lease` gave, by position; empty if there was nothing within the wait."""
+
+    leases: tuple[Lease, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one lease in `ack`, `nack` or `extend`; `error` says why if not `ok`.
+
+    `duplicate` if it was acked before, `dead` if the nack made a dead letter of its effect, `until` the
+    new end of an extended lease.
+    """
+
+    lease: str
+    ok: bool
+    duplicate: bool = False
+    dead: bool = False
+    until: int | None = None
+    error: ArminError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """One outcome for each lease, in the order given."""
+
+    outcomes: tuple[Outcome, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An effect that was given up after `attempts`; `reason` is what the last nack said."""
+
+    position: int
+    attempts: int
+    reason: str | None
+    died_at: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """Dead letters by ascending position. `more` says whether others follow."""
+
+    dead_letters: tuple[DeadLetter, ...]
+    more: bool
+    position: int

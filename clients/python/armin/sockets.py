@@ -22,7 +22,7 @@ _COMMANDS: Final[Mapping[int, int]] = {zmq.IMMEDIATE: 1, zmq.RCVHWM: 0}
 
 # SNDHWM 0: a subscription is sent like a message, and beyond the mark it would be lost. Events that a
 # slow caller leaves lying are bounded: what the engine then drops is read again.
-_LIVE: Final[Mapping[int, int]] = {zmq.SNDHWM: 0, zmq.RCVHWM: LIVE_BUFFER_MAX}
+LIVE: Final[Mapping[int, int]] = {zmq.SNDHWM: 0, zmq.RCVHWM: LIVE_BUFFER_MAX}
 
 _EFFECTS: Final[Mapping[int, int]] = {zmq.RCVHWM: EFFECTS_BUFFER_MAX}
 
@@ -35,14 +35,25 @@ def open_commands(context: zmq.Context[S], endpoint: str) -> S:
     return _connect(context, zmq.DEALER, endpoint, _COMMANDS)
 
 
-def open_live(context: zmq.Context[S], endpoint: str) -> S:
+def open_live(context: zmq.Context[S], endpoint: str, options: Mapping[int, int] = LIVE) -> S:
     """A SUB to the live socket, subscribed to nothing yet."""
-    return _connect(context, zmq.SUB, endpoint, _LIVE)
+    return _connect(context, zmq.SUB, endpoint, options)
 
 
 def open_effects(context: zmq.Context[S], endpoint: str) -> S:
     """A PULL to the effects socket."""
     return _connect(context, zmq.PULL, endpoint, _EFFECTS)
+
+
+def look_for_cuts(socket: zmq.Socket[Any]) -> None:
+    """Let libzmq notice lost connections now; to be called before each message from a commands socket.
+
+    By itself it looks at every 100th frame that it hands out in a row, even between two frames of one
+    message. With IMMEDIATE it then drops the rest of that message and aborts the whole process
+    (`!_more (fq.cpp)`). Looking between messages leaves it next to nothing to find there; a receive
+    that finds nothing, as at the end of each row, begins the count anew.
+    """
+    socket.getsockopt(zmq.EVENTS)
 
 
 def _connect(context: zmq.Context[S], kind: int, endpoint: str, options: Mapping[int, int]) -> S:

@@ -10,6 +10,7 @@ from armin.errors import (
     BadRequest,
     Conflict,
     CursorInvalid,
+    GroupNotFound,
     NoReply,
     NotAuthorized,
     SessionClosed,
@@ -37,7 +38,10 @@ class Exit(IntEnum):
     # 10 to 16 are armin serve's, and verify's on a file: see armin_broker.daemon.EXIT_CODES
     RECOVERING = 17
     FILE = 18
+    VIOLATION = 20
+    TORTURE_FAILED = 21
     BUG = 70
+    NOT_STARTED = 127  # as a shell says it
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
@@ -47,8 +51,8 @@ MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("1", "the answer is no: verify found differences"),
     ("2", "the command line is wrong, or names no engine"),
     ("3", "no engine answers"),
-    ("4", "no such session"),
-    ("5", "the session is closed, or not as expected"),
+    ("4", "no such session or worker group"),
+    ("5", "the session is closed, or not as expected; the group has other settings"),
     ("6", "a value is wrong or too large"),
     ("7", "not committed, or a write's outcome is unknown"),
     ("8", "import: the file is cut off; what stands whole is in"),
@@ -56,7 +60,10 @@ MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("10-16", "serve and verify cannot open: see armin serve --help"),
     ("17", "the engine is recovering and takes no commands yet"),
     ("18", "a file cannot be read or written"),
+    ("20", "torture: something that was promised did not hold"),
+    ("21", "torture: the campaign could not run"),
     ("70", "a bug, or something that is not Armin answers"),
+    ("127", "worker: the command cannot be started"),
     ("130", "Ctrl-C"),
     ("141", "whoever read the output went away"),
 )
@@ -76,6 +83,7 @@ _KINDS: Final = (
     _Kind(ShuttingDown, Exit.NO_ENGINE, "try again when it is back; armin --wait 60 waits for it"),
     _Kind(NotAuthorized, Exit.NO_ENGINE, "ask whoever runs the engine"),
     _Kind(SessionNotFound, Exit.NOT_FOUND, "armin sessions lists all"),
+    _Kind(GroupNotFound, Exit.NOT_FOUND, "armin groups lists all"),
     _Kind(SessionClosed, Exit.CONFLICT, "armin new begins another one"),
     _Kind(Conflict, Exit.CONFLICT, "armin read shows how it stands"),
     _Kind(BadRequest, Exit.BAD_INPUT),
@@ -104,7 +112,12 @@ def of(error: ArminError, *, writes: bool) -> Exit:
 
 def explained(error: ArminError) -> str:
     """The error's message and what to do next."""
-    hint = _ABSENT_HINTS.get(error.reason or "", "") if isinstance(error, NoReply) else _kind(error).hint
+    if isinstance(error, NoReply):
+        hint = _ABSENT_HINTS.get(error.reason or "", "")
+    elif error.reason == "settings":
+        hint = "armin groups --json shows them"
+    else:
+        hint = _kind(error).hint
     return f"{error.message} ({hint})" if hint and not error.message.endswith(")") else error.message
 
 

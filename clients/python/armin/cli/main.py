@@ -33,11 +33,20 @@ COMMANDS: Final[Mapping[str, str]] = {
     "sessions": "armin.cli.sessions",
     "log": "armin.cli.streams",
     "effects": "armin.cli.streams",
+    "worker": "armin.cli.worker",
+    "groups": "armin.cli.groups",
+    "dead-letters": "armin.cli.groups",
+    "requeue": "armin.cli.groups",
+    "discard": "armin.cli.groups",
+    "drop-group": "armin.cli.groups",
     "import": "armin.cli.transfer",
     "export": "armin.cli.transfer",
     "verify": "armin.cli.verify",
+    "torture": "armin.cli.torture",
 }
-WRITES: Final = frozenset({"new", "append", "close", "import"})  # an answer lost: the outcome is unknown
+WRITES: Final = frozenset(  # an answer lost: the outcome is unknown
+    {"new", "append", "close", "import", "requeue", "discard", "drop-group"}
+)
 COMPLETE_VARIABLE: Final = "_ARMIN_COMPLETE"
 BEFORE_THE_COMMAND: Final = ("--dir", "--url", "--wait", "--timeout")
 

@@ -35,6 +35,7 @@ MESSAGES: Final[View[Message]] = View(
 @click.argument("text")
 @meta_option
 @click.option("--expect-seq", type=int, metavar="N", help="Append only if it becomes message N.")
+@click.option("--key", metavar="KEY", help="Idempotency key: given again, the message is not appended twice.")
 @click.option("--exact", is_flag=True, help="Keep the final newline of standard input.")
 @json_option
 @click.pass_obj
@@ -46,6 +47,7 @@ def append(
     text: str,
     meta: dict[str, Any] | None,
     expect_seq: int | None,
+    key: str | None,
     exact: bool,
     as_json: bool,
 ) -> None:
@@ -61,7 +63,7 @@ def append(
     content = _standard_input(exact) if text == "-" else text
     with where.connect() as client:
         session_id = find_id(client, session, by_name)
-        done = client.append(session_id, role, content, meta, expect_seq=expect_seq)
+        done = client.append(session_id, role, content, meta, expect_seq=expect_seq, key=key)
     if as_json:
         record = {"id": done.id, "session_id": session_id, "seq": done.seq, "at": done.at}
         write_json({**record, "created_at": done.created_at})

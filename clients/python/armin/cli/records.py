@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from armin.results import Event, Message, Session
+from armin.results import DeadLetter, Event, Group, Message, Session
 
 Record = dict[str, Any]
 
@@ -42,6 +43,25 @@ def event_record(event: Event) -> Record:
     if event.message is not None:
         return {**record, "message": message_record(event.message)}
     return _given({**record, "created_at": event.created_at, "name": event.name, "meta": event.meta})
+
+
+def group_record(group: Group) -> Record:
+    """The group as `groups` gives it: its settings, and how it stands."""
+    record = dataclasses.asdict(group)
+    del record["duplicate"]
+    return record | {"types": list(group.types)}
+
+
+def dead_letter_record(letter: DeadLetter) -> Record:
+    """`{position, attempts, reason?, died_at, event}`."""
+    record: Record = {
+        "position": letter.position,
+        "attempts": letter.attempts,
+        "reason": letter.reason,
+        "died_at": letter.died_at,
+        "event": event_record(letter.event),
+    }
+    return _given(record)
 
 
 def _given(record: Record) -> Record:

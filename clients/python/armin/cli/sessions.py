@@ -20,17 +20,18 @@ PAGE_ITEMS: Final = 1000  # sessions asked for at once
 
 @click.command(short_help="Create a session and print its id.")
 @click.option("--name", help="Its public name. If a session has it already, that one is given, unchanged.")
+@click.option("--key", metavar="KEY", help="Idempotency key: given again, no second session is created.")
 @meta_option
 @json_option
 @click.pass_obj
-def new(where: Where, name: str | None, meta: dict[str, Any] | None, as_json: bool) -> None:
+def new(where: Where, name: str | None, key: str | None, meta: dict[str, Any] | None, as_json: bool) -> None:
     """Create a session and print its id.
 
     \b
       id=$(armin new --name ticket-4711)
     """
     with where.connect() as client:
-        session = client.create_session(name, meta)
+        session = client.create_session(name, meta, key=key)
     if as_json:
         record = session_record(session)
         write_json({**record, "duplicate": True} if session.duplicate else record)

@@ -7,10 +7,10 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import FrameType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,11 +18,11 @@ from armin.cli.connection import Where, find_session
 from armin.cli.exits import Exit
 from armin.cli.messages import ELIDED, MESSAGES
 from armin.cli.options import json_option
-from armin.cli.output import ROLE_STYLES, Column, Listing, View, moment
+from armin.cli.output import ROLE_STYLES, Column, Listing, View, moment, note
 from armin.cli.records import event_record
 from armin.client import Client
-from armin.results import Event
-from armin_broker.protocol import SESSION_CLOSED, SESSION_CREATED
+from armin.results import Event, FollowState
+from armin_broker.protocol import EVENT_TYPES, SESSION_CLOSED, SESSION_CREATED
 
 T = TypeVar("T")
 
@@ -55,6 +55,39 @@ EVENTS: Final[View[Event]] = View(
     _style,
     one_line=True,
 )
+
+
+_STATES: Final = {
+    FollowState.CATCHING_UP: "catching up",
+    FollowState.LIVE: "live",
+    FollowState.ENGINE_GONE: "engine gone; waiting for it to come back",
+}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _type_option(command: F) -> F:
+    return click.option(
+        "--type",
+        "types",
+        type=click.Choice(EVENT_TYPES),
+        multiple=True,
+        help="Only facts of this type; may be given more than once.",
+    )(command)
+
+
+def _states_option(command: F) -> F:
+    return click.option(
+        "--states/--no-states",
+        default=None,
+        help="Say on standard error how it stands: catching up, live, engine gone [default: on a terminal].",
+    )(command)
+
+
+def _teller(states: bool | None) -> Callable[[FollowState], None] | None:
+    """What tells the person at the terminal, or whoever asked for it, how the following stands."""
+    wanted = sys.stderr.isatty() if states is None else states
+    return (lambda state: note(f"armin: {_STATES[state]}")) if wanted else None
 
 
 def _run_until_told() -> None:
@@ -95,6 +128,8 @@ def _print(view: View[T], items: Iterable[T], as_json: bool) -> None:
 @click.option("--last", type=click.IntRange(min=0), metavar="N", help="Begin with the last N.")
 @click.option("--from-start", is_flag=True, help="Without SESSION: begin with the first fact.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N.")
+@_type_option
+@_states_option
 @json_option
 @click.pass_obj
 def follow(
@@ -105,6 +140,8 @@ def follow(
     last: int | None,
     from_start: bool,
     limit: int | None,
+    types: tuple[str, ...],
+    states: bool | None,
     as_json: bool,
 ) -> None:
     """Print the messages of SESSION, an id or a name: history first, then as they come, each once.
@@ -114,19 +151,31 @@ def follow(
 
     \b
       armin follow 7 --last 10
-      armin follow --json | jq -c 'select(.type == "session_created")'
+      armin follow --type session_created --json
     """
     if sum((after is not None, last is not None, from_start)) > 1:
         raise click.UsageError("give one of --after, --last and --from-start")
+    if types and session is not None:
+        raise click.UsageError("--type is for all sessions; one SESSION gives its messages")
     _run_until_told()
+    on_state = _teller(states)
     with where.connect() as client:
         if session is None:
             start = _first_position(client, after, last, from_start)
-            _print(EVENTS, islice(client.follow_all(start), limit), as_json)
+            _print(EVENTS, islice(_follow_all(client, start, types, on_state), limit), as_json)
         else:
             found = find_session(client, session, by_name)
             begin = (after or 0) if last is None else max(0, found.seq - last)
-            _print(MESSAGES, islice(client.follow(found.id, begin), limit), as_json)
+            _print(MESSAGES, islice(client.follow(found.id, begin, on_state=on_state), limit), as_json)
+
+
+def _follow_all(
+    client: Client,
+    start: int,
+    types: tuple[str, ...],
+    on_state: Callable[[FollowState], None] | None,
+) -> Iterator[Event]:
+    return client.follow_all(start, types=types or None, on_state=on_state)
 
 
 def _first_position(client: Client, after: int | None, last: int | None, from_start: bool) -> int:
@@ -139,16 +188,28 @@ def _first_position(client: Client, after: int | None, last: int | None, from_st
 @click.option("--after", type=click.IntRange(min=0), metavar="POSITION", help="Begin behind this position.")
 @click.option("--last", type=click.IntRange(min=0), metavar="N", help="Begin with the last N facts.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N facts.")
+@_type_option
 @click.option("-f", "--follow", "live", is_flag=True, help="Go on with what comes.")
+@_states_option
 @json_option
 @click.pass_obj
 def log(
-    where: Where, after: int | None, last: int | None, limit: int | None, live: bool, as_json: bool
+    where: Where,
+    after: int | None,
+    last: int | None,
+    limit: int | None,
+    types: tuple[str, ...],
+    live: bool,
+    states: bool | None,
+    as_json: bool,
 ) -> None:
     """Print every committed fact of all sessions in commit order: creations, messages, closures.
 
+    --last counts facts of all types, --limit those that are printed.
+
     \b
       armin log --last 20 --follow
+      armin log --type session_closed
     """
     if after is not None and last is not None:
         raise click.UsageError("give either --after or --last")
@@ -157,20 +218,25 @@ def log(
         start = (after or 0) if last is None else max(0, position - last)
         if live:
             _run_until_told()
-            _print(EVENTS, islice(client.follow_all(start), limit), as_json)
+            _print(EVENTS, islice(_follow_all(client, start, types, _teller(states)), limit), as_json)
         else:
-            end = position if limit is None else min(position, start + limit)
+            end = position if limit is None or types else min(position, start + limit)
+            left = limit
             listing = Listing(EVENTS, as_json=as_json)
-            for page in _pages(client, start, end):
-                listing.show(page)
+            for page in _pages(client, start, end, types):
+                listing.show(page[:left])
+                left = None if left is None else left - len(page)
+                if left is not None and left <= 0:
+                    break
 
 
-def _pages(client: Client, start: int, end: int) -> Iterator[tuple[Event, ...]]:
-    """The facts behind `start` up to `end`. A position behind the log's end is the engine's to refuse."""
+def _pages(client: Client, start: int, end: int, types: tuple[str, ...]) -> Iterator[tuple[Event, ...]]:
+    """The facts of these types, or all, behind `start` up to `end`. A later `start` is refused."""
     cursor, more = start, True
     while more:
         page = client.log(after=cursor, limit=min(PAGE_ITEMS, max(1, end - cursor)))
-        yield tuple(event for event in page.events if event.position <= end)
+        wanted = (event for event in page.events if not types or event.type in types)
+        yield tuple(event for event in wanted if event.position <= end)
         cursor = page.events[-1].position if page.events else end
         more = cursor < end and page.more
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +17,12 @@ from armin.cli.options import json_option
 from armin.cli.output import note, write_json
 from armin.cli.shown import line
 from armin.errors import NoReply
-from armin.results import VerifyReport
+from armin.heads import Head, parse_head
+from armin.results import BadRow, VerifyReport
 from armin.target import DirectoryTarget
 from armin_broker.protocol import DATABASE_FILE
-from armin_engine import probe
 from armin_engine.errors import CorruptDatabase, NewerSchema, NotAnArminDatabase, OpenError
-from armin_engine.stored import identity, sequences
-from armin_engine.verify import DIFFERENCES_MAX, FileReader
+from armin_engine.offline import verify_file
 
 Progress = Callable[[int, int], object]
 
@@ -39,32 +37,54 @@ EXIT_CODES: Final[dict[type[Exception], int]] = {
 
 @click.command(short_help="Check that memory, file and digests agree.")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--head", is_flag=True, help="If all agrees, print only POSITION:DIGEST, to be kept elsewhere.")
+@click.option(
+    "--expect", metavar="POSITION:DIGEST", help="The file must still hold what it held when --head said this."
+)
 @json_option
 @click.pass_obj
-def verify(where: Where, path: Path | None, as_json: bool) -> int:
+def verify(where: Where, path: Path | None, head: bool, expect: str | None, as_json: bool) -> int:
     """Check that memory, file and digests agree; exit code 1 if they do not.
 
     A running engine compares its memory with its file and serves on. Where none runs, the file alone is
     checked against the digests that were stored with it. PATH is a directory or a database file, for
-    example a backup; the file is only read.
+    example a backup; the file is only read. The first row that is wrong is named.
+
+    The digests form a chain, so its head stands for everything before it. Kept elsewhere, it shows that
+    a tail was cut off, or that the past was rewritten, digests and all.
 
     \b
       armin verify
       armin verify backup/armin.db
+      armin verify --head > elsewhere/head
+      armin verify --expect "$(cat elsewhere/head)"
+
+    \b
+    Exit codes:
+      0  all agrees
+      1  something does not; the output says what, and names the first bad row
+      10-16  the file cannot be opened, or is damaged: see armin serve --help
+      18  there is no such file
     """
+    if head and as_json:
+        raise click.UsageError("--json has the head already; give either --head or --json")
+    kept = None if expect is None else parse_head(expect)
     file = _offline_file(where, path)
     try:
         with _progress() as progress:
             if file is not None:
-                report = _verify_file(file, progress)
+                report = _verify_file(file, progress, kept)
             else:
                 engine = where if path is None else Where(path, None, where.wait, where.timeout)
                 with engine.connect() as client:
-                    report = client.verify(progress=progress)
+                    report = client.verify(progress=progress, expect=expect)
     except OpenError as error:
         note(f"armin: {error}")
         return EXIT_CODES[type(error)]
-    _show(report, file, as_json)
+    if head:
+        _show_head(report)
+    else:
+        _show(report, file, as_json)
     return Exit.OK if report.equal else Exit.NO
 
 
@@ -99,6 +119,16 @@ def _progress() -> Iterator[Progress | None]:
         yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
 
+def _show_head(report: VerifyReport) -> None:
+    """The head of a chain that agrees; of another one nothing should be kept."""
+    if report.equal:
+        click.echo(report.head)
+        return
+    for difference in report.differences:
+        note(difference)
+    note("armin: no head is given for what does not agree")
+
+
 def _show(report: VerifyReport, file: Path | None, as_json: bool) -> None:
     if as_json:
         write_json(
@@ -106,6 +136,8 @@ def _show(report: VerifyReport, file: Path | None, as_json: bool) -> None:
                 "equal": report.equal,
                 "position": report.position,
                 "checked": report.checked,
+                "head": report.head,
+                "first_bad": None if report.first_bad is None else asdict(report.first_bad),
                 "differences": list(report.differences),
                 "file": None if file is None else str(file),
             }
@@ -114,43 +146,29 @@ def _show(report: VerifyReport, file: Path | None, as_json: bool) -> None:
     what = "memory, file and digests" if file is None else "the file and its digests"
     for difference in report.differences:
         click.echo(line(difference))
+    if report.first_bad is not None:
+        click.echo(f"first bad row: {report.first_bad}")
     verdict = "agree" if report.equal else "do not agree"
     click.echo(f"{what} {verdict}: {report.checked:,} facts checked")
 
 
-# --- a file without an engine ---------------------------------------------------------------------
-
-
-def _verify_file(file: Path, progress: Progress | None) -> VerifyReport:
-    """Check a file against what is stored in it. Raises OpenError."""
-    file = file.absolute()
-    if not file.exists():
-        raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(file))
-    try:
-        if probe.schema_version(file) is None:
-            raise NotAnArminDatabase(f"{file} is of the original Armin; armin serve upgrades it, a copy kept")
-        wal = probe.beside(file, "-wal")
-        # Where there is no WAL, SQLite would leave an empty one behind.
-        immutable = not wal.exists()
-        report = _checked(probe.connect_read_only(file, immutable=immutable), progress)
-        if immutable and wal.exists():  # somebody has opened it for writing meanwhile
-            report = _checked(probe.connect_read_only(file), progress)
-    except sqlite3.Error as error:
-        raise probe.reading_failed(file, error) from None
-    return report
-
-
-def _checked(connection: sqlite3.Connection, progress: Progress | None) -> VerifyReport:
-    differences: list[str] = []
-    count = checked = 0
-    with closing(connection):
-        reader = FileReader(connection, sequences(connection), identity(connection))
-        for piece in reader.slices():
-            count += len(piece.findings)
-            differences += piece.findings[: DIFFERENCES_MAX - len(differences)]
-            checked += len(piece.reads)
-            if progress is not None:
-                progress(checked, reader.total)
-    if count > len(differences):
-        differences.append(f"and {count - len(differences):,} more")
-    return VerifyReport(count == 0, reader.total, checked, tuple(differences))
+def _verify_file(file: Path, progress: Progress | None, expect: Head | None) -> VerifyReport:
+    """Check a file without an engine. Raises OpenError."""
+    report, digest = verify_file(file, progress, 0 if expect is None else expect.position)
+    differences = list(report.differences)
+    if report.differences_count > len(differences):
+        differences.append(f"and {report.differences_count - len(differences):,} more")
+    lacking = None
+    if expect is not None:
+        lacking = expect.difference(report.position, None if digest is None else digest.hex())
+    if lacking is not None:
+        differences.append(lacking)
+    head, row = report.head, report.first_bad
+    return VerifyReport(
+        report.equal and lacking is None,
+        report.position,
+        report.checked,
+        tuple(differences),
+        None if head is None else str(Head(report.position, head.hex())),
+        None if row is None else BadRow(*row),
+    )

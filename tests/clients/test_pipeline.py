@@ -1,0 +1,125 @@
+"""Writes that overlap: through a proxy that loses replies and cuts connections, over an engine's death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import armin
+from armin.pipeline import Pending
+from harness import Engine
+from proxy import LossyProxy
+
+SESSIONS = 4
+
+
+@contextlib.contextmanager
+def lossy(engine: Engine, directory: Path) -> Iterator[LossyProxy]:
+    """A directory that looks like the engine's, with the proxy's socket in it."""
+    directory.mkdir()
+    listen = f"ipc://{directory}/commands.sock"
+    with LossyProxy(listen, engine.endpoint("commands"), drop=0.002, cut=0.0005, seed=7) as proxy:
+        yield proxy
+
+
+def contents(client: armin.Client, session_id: int) -> list[str]:
+    return [message.content for message in client.messages(session_id)]
+
+
+def expected(number: int, count: int) -> list[str]:
+    return [f"m{n}" for n in range(number, count, SESSIONS)]
+
+
+def catch(pending: Pending[armin.Appended]) -> armin.ArminError | None:
+    try:
+        pending.result()
+    except armin.ArminError as error:
+        return error
+    return None
+
+
+def test_a_pipeline_through_a_lossy_proxy_writes_each_once_in_order(engine: Engine, short_dir: Path) -> None:
+    count = 20_000
+    with armin.connect(engine.directory) as direct:
+        ids = [direct.create_session().id for _ in range(SESSIONS)]
+        with (
+            lossy(engine, short_dir / "p") as proxy,
+            armin.connect(short_dir / "p", timeout=30) as client,
+            client.pipeline() as pipe,
+        ):
+            pending = [pipe.append(ids[n % SESSIONS], "user", f"m{n}") for n in range(count)]
+        assert proxy.dropped > 5
+        assert proxy.cuts > 1
+        for number, session_id in enumerate(ids):
+            assert contents(direct, session_id) == expected(number, count)
+            seqs = [answer.result().seq for answer in pending[number::SESSIONS]]
+            assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_asyncio_tasks_through_a_lossy_proxy_write_each_once_in_order(
+    engine: Engine, short_dir: Path
+) -> None:
+    count = 2000
+
+    async def write(ids: list[int]) -> None:
+        async with armin.connect_async(short_dir / "p", timeout=30) as client:
+            await asyncio.gather(*(client.append(ids[n % SESSIONS], "user", f"m{n}") for n in range(count)))
+
+    with armin.connect(engine.directory) as direct:
+        ids = [direct.create_session().id for _ in range(SESSIONS)]
+        with lossy(engine, short_dir / "p") as proxy:
+            asyncio.run(write(ids))
+        assert proxy.dropped
+        for number, session_id in enumerate(ids):
+            assert contents(direct, session_id) == expected(number, count)
+
+
+def test_an_engine_killed_and_restarted_loses_and_doubles_nothing(engine: Engine) -> None:
+    count = 3000
+
+    def restart() -> None:
+        engine.kill()
+        engine.start()
+
+    with armin.connect(engine.directory) as client:
+        ids = [client.create_session().id for _ in range(SESSIONS)]
+        with client.pipeline() as pipe:
+            for n in range(count):
+                if n == count // 2:
+                    restarting = threading.Thread(target=restart)
+                    restarting.start()
+                pipe.append(ids[n % SESSIONS], "user", f"m{n}")
+        restarting.join()
+        for number, session_id in enumerate(ids):
+            assert contents(client, session_id) == expected(number, count)
+
+
+def test_leaving_a_pipeline_raises_the_first_error_that_nobody_looked_at(engine: Engine) -> None:
+    with armin.connect(engine.directory) as client:
+        session = client.create_session()
+        pipe = client.pipeline()
+        assert isinstance(catch(pipe.append(session.id, "nobody", "x")), armin.BadRequest)
+        pipe.append(session.id + 1, "user", "x")
+        pipe.append(session.id, "user", "behind a failure")
+        with pytest.raises(armin.SessionNotFound), pipe:
+            pass  # leaving it is what raises
+        assert contents(client, session.id) == ["behind a failure"]
+
+
+def test_a_close_in_a_pipeline_comes_after_all_that_was_written_before(engine: Engine) -> None:
+    with armin.connect(engine.directory) as client:
+        session = client.create_session()
+        with client.pipeline() as pipe:
+            for n in range(100):
+                pipe.append(session.id, "user", str(n))
+            pipe.close_session(session.id)
+            late = pipe.append(session.id, "user", "late")
+            error = catch(late)
+        assert isinstance(error, armin.SessionClosed)
+        assert client.session(session.id).seq == 100
+        assert client.session(session.id).closed
