@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -85,6 +86,11 @@ class Engine:
         """Resident memory in bytes."""
         fields = Path(f"/proc/{self.pid}/statm").read_text("ascii").split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def endpoint(self, socket: str) -> str:
         """The ipc endpoint of `commands`, `live` or `effects`."""
@@ -173,3 +179,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = READY_S, what: st
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         time.sleep(0.01)
+
+
+@contextmanager
+def failing_writes(engine: Engine) -> Iterator[None]:
+    """No file of the engine may grow: writing to the WAL fails in the kernel (EFBIG)."""
+    soft, hard = resource.prlimit(engine.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (soft, hard))

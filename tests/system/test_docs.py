@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from armin.torture.checks import CHECKS
 from armin_broker import protocol
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,7 +28,8 @@ def names(cell: str) -> tuple[str, ...]:
 
 def test_the_table_of_commands_is_the_protocols() -> None:
     table = {
-        op.strip("`"): (names(required), names(optional)) for op, required, optional, _ in rows("Commands")
+        op.strip("`"): (names(required), names(optional))
+        for op, required, optional, _ in rows("Commands") + rows("Worker groups")
     }
     assert table == {op: (fields.required, fields.optional) for op, fields in protocol.OPS.items()}
 
@@ -55,3 +57,27 @@ def test_the_sockets_are_the_protocols() -> None:
         protocol.LIVE_SOCKET,
         protocol.EFFECTS_SOCKET,
     ]
+
+
+def test_the_table_of_a_groups_settings_is_the_protocols() -> None:
+    table = {name.strip("`"): default for name, _, default, _ in rows("Settings of a group")}
+    fields = protocol.OPS["create_group"]
+    assert set(table) == {*fields.required, *fields.optional} - {"group"}
+    shown = {name: str(default).lower() for name, default in protocol.GROUP_DEFAULTS.items()}
+    assert {name: table[name] for name in shown} == shown
+
+
+def test_the_life_of_an_effect_knows_its_states() -> None:
+    states = {cell for state, becomes, _ in rows("Life of an effect") for cell in (state, becomes)}
+    assert states == {"in the log, behind the cursor", "waiting", "leased", "dead letter", "done"}
+
+
+def test_the_guarantees_name_tests_and_checks_that_exist() -> None:
+    text = (DOCS / "guarantees.md").read_text("utf-8")
+    named = set(re.findall(r"`(tests/[^`]*)`", text))
+    assert len(named) > 20
+    for pattern in named:
+        assert list(DOCS.parent.glob(pattern.rstrip("/"))), pattern
+    checks = set(re.findall(r"\*([^*\n]+)\*", text))
+    assert checks
+    assert checks <= set(CHECKS)

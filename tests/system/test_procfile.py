@@ -84,8 +84,8 @@ def test_honcho_runs_engine_follower_and_worker_and_ends_them_cleanly(
     armin.ok("new", "--name", "first")
     # The follower shows what comes after it has begun, so that is repeated until it has.
     wait_until(lambda: "follower.1" in _said(armin, honcho), what="the follower follows")
-    honcho.says("worker", "created +first")
-    honcho.says("worker", "user +hello")
+    honcho.says("worker", '"session_created".*"first"')
+    honcho.says("worker", '"user".*"hello"')
     honcho.says("follower", "user +hello")
     honcho.stop()
     ends = re.findall(r"(\w+)\.1 (?:stopped|exited)? ?\(rc=(-?\d+)\)", honcho.output)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import zmq
 
 from armin_broker import protocol
-from harness import Engine, Peer, wait_until
-
-
-@contextmanager
-def failing_writes(engine: Engine) -> Iterator[None]:
-    """No file of the engine may grow: writing to the WAL fails in the kernel (EFBIG)."""
-    soft, hard = resource.prlimit(engine.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(engine.pid, resource.RLIMIT_FSIZE, (soft, hard))
+from harness import Engine, Peer, failing_writes, wait_until
 
 
 def test_a_failed_commit_fails_every_write_of_its_group_and_nothing_shows(engine: Engine, peer: Peer) -> None:
