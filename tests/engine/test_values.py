@@ -321,7 +321,7 @@ def test_a_meta_that_repeats_itself_without_end_is_refused_at_once():
         {"a": b"bytes"},
         {"a": (1, 2)},
         {"a": {1, 2}},
-        {"a": object()},
+        {"a": object},
         {"a": msgpack.ExtType(1, b"x")},
         {"a": msgpack.Timestamp(1)},
         {"a": "\ud800"},

@@ -1,7 +1,4 @@
-"""The campaign itself: twenty seeds hold, and a part taken out of the engine or the clients is noticed.
-
-Campaigns wait much, for engines to start and for everything to come to rest, so two run at a time.
-"""
+"""The campaign itself: twenty seeds hold, and a part taken out of the engine or the clients is noticed."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +58,9 @@ def noticed(sabotage: str) -> list[list[str]]:
     return spoke
 
 
-@pytest.fixture(scope="module")
-def runs() -> Iterator[dict[object, Future[Any]]]:
-    """Every campaign of this module, two at a time, in the order in which the tests ask for them."""
-    with ThreadPoolExecutor(2) as pool:
-        seeds: dict[object, Future[Any]] = {seed: pool.submit(campaign, seed) for seed in SEEDS}
-        sabotages: dict[object, Future[Any]] = {name: pool.submit(noticed, name) for name in SABOTAGES}
-        yield seeds | sabotages
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_lost_and_nothing_doubled(runs: dict[object, Future[Any]], seed: int) -> None:
-    code, report, errors = runs[seed].result()
+def test_nothing_is_lost_and_nothing_doubled(seed: int) -> None:
+    code, report, errors = campaign(seed)
     assert report is not None, errors
     assert report["violations"] == {}, (report["repeat"], report["evidence"], errors)
     assert code == 0
@@ -86,8 +71,8 @@ def test_nothing_is_lost_and_nothing_doubled(runs: dict[object, Future[Any]], se
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("sabotage", SABOTAGES)
-def test_a_part_taken_out_is_noticed(runs: dict[object, Future[Any]], sabotage: str) -> None:
-    spoke = runs[sabotage].result()
+def test_a_part_taken_out_is_noticed(sabotage: str) -> None:
+    spoke = noticed(sabotage)
     assert NOTICED_BY[sabotage] & set(spoke[-1]), spoke
 
 

@@ -133,9 +133,9 @@ class Failure:
 
 
 def failure(effect: Effect, error: BaseException) -> Failure:
-    """What a nack says of an exception, which is logged."""
+    """What a nack says of an exception, which is logged in the same words: bounded, and sure to be text."""
     expected = isinstance(error, Retry)
-    reason = str(error) if expected else f"{type(error).__name__}: {error}".removesuffix(": ")
+    reason = cut(str(error) if expected else f"{type(error).__name__}: {error}".removesuffix(": "))
     logger.warning(
         "the effect at position %d failed (attempt %d)%s%s",
         effect.position,
@@ -145,7 +145,7 @@ def failure(effect: Effect, error: BaseException) -> Failure:
         exc_info=None if expected else error,
     )
     delay_ms = error.delay_ms if isinstance(error, Retry) else None
-    return Failure(cut(reason), None if delay_ms is None else max(0, delay_ms))
+    return Failure(reason, None if delay_ms is None else max(0, delay_ms))
 
 
 def cut(reason: str) -> str:
