@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import random
+import shlex
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -40,10 +43,20 @@ SABOTAGES: Final = (*WEAKNESSES, *(sabotage.value for sabotage in Sabotage))
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep the file and the evidence in DIR, whatever comes of it; DIR must be new or empty.",
 )
+@click.option(
+    "--guests",
+    metavar="COMMAND",
+    help="COMMAND runs writers, followers and workers of another client beside ours (docs/torture.md).",
+)
 @click.option("--sabotage", multiple=True, type=click.Choice(SABOTAGES), hidden=True)
 @json_option
 def torture(
-    seed: int | None, minutes: float, keep: Path | None, sabotage: tuple[str, ...], as_json: bool
+    seed: int | None,
+    minutes: float,
+    keep: Path | None,
+    guests: str | None,
+    sabotage: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Break an engine on purpose, and check that nothing was lost and nothing doubled.
 
@@ -63,10 +76,25 @@ def torture(
     directory = _directory(keep)
     sockets = Path(tempfile.mkdtemp(prefix="armin-torture-"))  # short, whatever --keep says
     repeat = " ".join(
-        [f"armin torture --seed {chosen} --minutes {minutes:g}", *(f"--sabotage {name}" for name in sabotage)]
+        [
+            f"armin torture --seed {chosen} --minutes {minutes:g}",
+            *(f"--sabotage {name}" for name in sabotage),
+            *([] if guests is None else [f"--guests {shlex.quote(guests)}"]),
+        ]
     )
     try:
-        return _run(chosen, minutes, directory, sockets, sabotage, keep is not None, repeat, as_json)
+        campaign = partial(
+            Campaign,
+            chosen,
+            60 * minutes,
+            directory,
+            sockets,
+            sabotage=frozenset(map(Sabotage, set(sabotage) - WEAKNESSES.keys())),
+            crippled=tuple(name for name in sabotage if name in WEAKNESSES),
+            guests=_command(guests),
+            say=note if as_json else click.echo,
+        )
+        return _run(campaign, directory, keep is not None, repeat, as_json)
     finally:
         faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(sockets, ignore_errors=True)
@@ -85,30 +113,18 @@ def _directory(keep: Path | None) -> Path:
     return keep
 
 
-def _run(
-    seed: int,
-    minutes: float,
-    directory: Path,
-    sockets: Path,
-    sabotage: tuple[str, ...],
-    keep: bool,
-    repeat: str,
-    as_json: bool,
-) -> int:
-    say = note if as_json else click.echo
-    say(f"armin torture: {repeat}")
+def _command(text: str | None) -> list[str]:
+    try:
+        return [] if text is None else shlex.split(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no command: {error}", param_hint="--guests") from None
+
+
+def _run(campaign: Callable[[], Campaign], directory: Path, keep: bool, repeat: str, as_json: bool) -> int:
+    (note if as_json else click.echo)(f"armin torture: {repeat}")
     done = False
     try:
-        campaign = Campaign(
-            seed,
-            60 * minutes,
-            directory,
-            sockets,
-            sabotage=frozenset(map(Sabotage, set(sabotage) - WEAKNESSES.keys())),
-            crippled=tuple(name for name in sabotage if name in WEAKNESSES),
-            say=say,
-        )
-        report = campaign.run()
+        report = campaign().run()
         done = report.fine
     except (OSError, RuntimeError) as error:
         note(f"armin: the campaign could not run: {error}")

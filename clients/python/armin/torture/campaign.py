@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import armin
 from armin.torture import plan, rest_state
 from armin.torture.checks import CHECKS, SEEN
 from armin.torture.engine import Fault, KillPoint, Sabotage, TorturedEngine
-from armin.torture.evidence import EvidenceFile, life_file
+from armin.torture.evidence import GUEST, EvidenceFile, life_file
 from armin.torture.handling import GROUPS
 from armin.torture.plan import Kind, Step
 from armin.torture.process import COLLEAGUES, FOLLOWERS, WORKERS, WRITERS, Settings
@@ -33,12 +33,27 @@ PACE_MIN: Final = 0.03  # seconds between two writes of one writer, on average
 PACE_GROWTH: Final = 8e-5  # seconds more for each second of the campaign: histories stay at some 250,000
 
 
+KILLED: Final = {
+    Kind.KILL_WRITERS: (WRITERS,),
+    Kind.KILL_FOLLOWERS: (FOLLOWERS,),
+    Kind.KILL_WORKERS: (WORKERS, COLLEAGUES),
+}
+
+
+def _role(workload: Workload) -> str:
+    """What it does, whoever's it is."""
+    return workload.role.removeprefix(GUEST)
+
+
 class _NoEngine(Exception):
     """It was broken and does not start any more."""
 
 
 class Campaign:
-    """One run. `directory` is for the engine's data and the evidence, `sockets` a short path for sockets."""
+    """One run. `directory` is for the engine's data and the evidence, `sockets` a short path for sockets.
+
+    `guests` is a command that runs writers, followers or workers beside ours, as docs/torture.md says.
+    """
 
     def __init__(
         self,
@@ -49,6 +64,7 @@ class Campaign:
         *,
         sabotage: frozenset[Sabotage] = frozenset(),
         crippled: tuple[str, ...] = (),
+        guests: Sequence[str] = (),
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.seed = seed
@@ -66,6 +82,11 @@ class Campaign:
         self._tap = Tap(self._inner, EvidenceFile(life_file(self.evidence, "tap", 1)))
         self._crew = [Workload(self._settings(role, crippled)) for role in (WRITERS, FOLLOWERS)]
         self._workers = [Workload(self._settings(role, crippled)) for role in (WORKERS, COLLEAGUES)]
+        if guests:
+            self._crew += [
+                Workload(self._settings(GUEST + role, ()), guests) for role in (WRITERS, FOLLOWERS)
+            ]
+            self._workers.append(Workload(self._settings(GUEST + WORKERS, ()), guests))
         self._found: list[str] = []
         self._began = 0.0
         self.report = Report(seed, seconds, power_cuts=self._engine.can_cut)
@@ -207,12 +228,12 @@ class Campaign:
         self._engine.fail(None)
 
     def _kill_crew(self, step: Step) -> None:
-        worker = (WORKERS, COLLEAGUES)[step.number % 2]
-        roles = {Kind.KILL_WRITERS: WRITERS, Kind.KILL_FOLLOWERS: FOLLOWERS, Kind.KILL_WORKERS: worker}
-        for workload in self._crew:
-            if workload.role == roles[step.kind]:
-                workload.kill()
-                workload.start()
+        """One of those who do the same is killed, and begins a new life."""
+        alike = [workload for workload in self._crew if _role(workload) in KILLED[step.kind]]
+        if alike:  # without worker groups there are no workers
+            workload = alike[step.number % len(alike)]
+            workload.kill()
+            workload.start()
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -269,7 +290,7 @@ class Campaign:
 
     def _finish(self, role: str, order: dict[str, object]) -> None:
         for workload in self._crew:
-            if workload.role == role:
+            if _role(workload) == role:
                 workload.finish(order)
                 problem = workload.wait(END_S)
                 if problem is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final
 
 from armin.results import NewMessage
@@ -21,7 +21,7 @@ _ODD: Final = ("\0", "\n", "\r\n", "\u2028", "\ufeff", "e\u0301", "\u202e", "\U0
 def digest(*parts: object) -> str:
     """A short name for a value; the order of a map's keys counts."""
     text = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def message(chance: random.Random, tag: str) -> NewMessage:

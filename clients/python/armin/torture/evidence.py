@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+GUEST: Final = "guest-"  # in front of the role of a process that another command runs
 
 Record = dict[str, Any]
 
@@ -39,8 +41,8 @@ def records(path: Path) -> Iterator[Record]:
 
 
 def all_records(directory: Path, role: str) -> Iterator[tuple[str, Record]]:
-    """Every record of every life of the processes of one role, with the file's name; lives in order."""
-    for path in lives(directory, role):
+    """Every record of all lives of one role's processes, guests too, with the file's name; lives in order."""
+    for path in (*lives(directory, role), *lives(directory, GUEST + role)):
         for record in records(path):
             yield path.stem, record
 

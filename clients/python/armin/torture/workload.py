@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,17 @@ from armin.torture.evidence import life_file
 from armin.torture.process import Settings
 
 DUMP_S: Final = 2.0  # for a stuck process to write its stacks
+OURS: Final = (sys.executable, "-m", "armin.torture.process")
 
 
 class Workload:
-    """One role of the campaign through all its lives; `settings.life` is the present one's number."""
+    """One role of the campaign through all its lives; `settings.life` is the present one's number.
 
-    def __init__(self, settings: Settings) -> None:
+    `command` runs it, with the settings as its last argument.
+    """
+
+    def __init__(self, settings: Settings, command: Sequence[str] = OURS) -> None:
+        self._command = command
         self.settings = replace(settings, life=0)
         self.crashes: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -34,7 +40,7 @@ class Workload:
         """Begin a new life."""
         self.settings = replace(self.settings, life=self.settings.life + 1)
         evidence = Path(self.settings.evidence)
-        command = [sys.executable, "-m", "armin.torture.process", self.settings.encode()]
+        command = [*self._command, self.settings.encode()]
         with (evidence / f"{self.role}-{self.settings.life}.stderr").open("wb") as errors:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
