@@ -2,8 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 3  # test processes; most of a test is waiting for disks and other processes
 
-.PHONY: setup demo test check clean
+NODE := clients/node
+NODE_STAMP := $(NODE)/node_modules/.installed
+HAS_NODE := $(shell node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && npm --version >/dev/null 2>&1 && echo yes)
+WITHOUT_NODE := Node 20 and npm are not here, so the Node client is left out
+
+.PHONY: setup demo test check clean node node-test node-check
 
 setup: $(STAMP)
 
@@ -18,14 +24,37 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/python demo/demo.py
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: $(STAMP) node
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	@$(MAKE) --no-print-directory node-test
 
-check: $(STAMP)
+check: $(STAMP) node-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The Node client. Without Node its tests are left out, but never in CI.
+ifeq ($(HAS_NODE),yes)
+node: $(NODE_STAMP)
+	@cd $(NODE) && npm run --silent build:test
+
+node-test: $(STAMP) $(NODE_STAMP)
+	cd $(NODE) && npm test --silent
+
+node-check: $(NODE_STAMP)
+	cd $(NODE) && npm run --silent check
+
+$(NODE_STAMP): $(NODE)/package.json $(NODE)/package-lock.json
+	@echo "installing what the Node client needs into $(NODE)/node_modules"
+	@cd $(NODE) && npm ci --silent --no-audit --no-fund
+	@touch $@
+else
+node node-test node-check:
+	@echo "$(WITHOUT_NODE)"
+	@test -z "$$CI"
+endif
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(NODE)/node_modules $(NODE)/dist $(NODE)/build

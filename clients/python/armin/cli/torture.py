@@ -29,6 +29,13 @@ STUCK_S: Final = 900.0  # that a campaign may take beyond twice its length befor
 SABOTAGES: Final = (*WEAKNESSES, *(sabotage.value for sabotage in Sabotage))
 
 
+def _command(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no command: {error}") from None
+
+
 @click.command(short_help="Break an engine on purpose and check that nothing is lost.")
 @click.option("--seed", type=click.IntRange(min=0), help="Decides what is broken, and when [default: any].")
 @click.option(
@@ -46,6 +53,8 @@ SABOTAGES: Final = (*WEAKNESSES, *(sabotage.value for sabotage in Sabotage))
 @click.option(
     "--guests",
     metavar="COMMAND",
+    default="",
+    callback=_command,
     help="COMMAND runs writers, followers and workers of another client beside ours (docs/torture.md).",
 )
 @click.option("--sabotage", multiple=True, type=click.Choice(SABOTAGES), hidden=True)
@@ -54,7 +63,7 @@ def torture(
     seed: int | None,
     minutes: float,
     keep: Path | None,
-    guests: str | None,
+    guests: tuple[str, ...],
     sabotage: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -79,7 +88,7 @@ def torture(
         [
             f"armin torture --seed {chosen} --minutes {minutes:g}",
             *(f"--sabotage {name}" for name in sabotage),
-            *([] if guests is None else [f"--guests {shlex.quote(guests)}"]),
+            *([f"--guests {shlex.quote(shlex.join(guests))}"] if guests else []),
         ]
     )
     try:
@@ -91,7 +100,7 @@ def torture(
             sockets,
             sabotage=frozenset(map(Sabotage, set(sabotage) - WEAKNESSES.keys())),
             crippled=tuple(name for name in sabotage if name in WEAKNESSES),
-            guests=_command(guests),
+            guests=guests,
             say=note if as_json else click.echo,
         )
         return _run(campaign, directory, keep is not None, repeat, as_json)
@@ -111,13 +120,6 @@ def _directory(keep: Path | None) -> Path:
     if any(keep.iterdir()):
         raise click.UsageError(f"{keep} is not empty")
     return keep
-
-
-def _command(text: str | None) -> list[str]:
-    try:
-        return [] if text is None else shlex.split(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no command: {error}", param_hint="--guests") from None
 
 
 def _run(campaign: Callable[[], Campaign], directory: Path, keep: bool, repeat: str, as_json: bool) -> int:
