@@ -1,0 +1,69 @@
+/** How each socket is set up. */
+
+import { Dealer, Pull, Subscriber } from "zeromq";
+import { TargetError } from "./errors.js";
+
+const LIVE_BUFFER_MAX = 1000; // events that wait in this process; each is at most 64 KiB and a little
+const EFFECTS_BUFFER_MAX = 64; // events taken from the engine in advance; lost if this process dies
+const ZMQ_SNDHWM = 23; // the package has no name for it on a SUB
+
+/** Closing never waits for an engine that is gone. */
+const COMMON = { linger: 0 };
+
+/** A peer that vanished without a word (cable, suspended machine) is noticed and connected to anew. */
+const TCP = { heartbeatInterval: 5000, heartbeatTimeout: 15000 }; // milliseconds
+
+/**
+ * A DEALER to the commands socket. No routing id: a second client of the same name would be deaf.
+ *
+ * `immediate`: nothing is queued while no engine is connected, so a command that was given up is not executed by
+ * the next engine, and the client knows whether it was sent at all. `sendTimeout`: what nobody takes now is
+ * refused now. With `immediate`, libzmq may abort the process where a connection is cut while a message is taken
+ * frame by frame, unless it looks at the connection before each message; the package's `receive` has it do so.
+ */
+export function openCommands(endpoint: string): Dealer {
+  return connected(endpoint, (options) => {
+    return new Dealer({ ...options, immediate: true, sendTimeout: 0, receiveHighWaterMark: 0 });
+  });
+}
+
+/** A SUB to the live socket, subscribed to nothing yet. */
+export function openLive(endpoint: string): Subscriber {
+  return connected(endpoint, (options) => {
+    // What a slow caller leaves lying is bounded: what the engine then drops is read again.
+    const socket = new Subscriber({ ...options, receiveHighWaterMark: LIVE_BUFFER_MAX });
+    // A subscription is sent like a message, and beyond the mark it would be lost.
+    (socket as unknown as RawOptions).setInt32Option(ZMQ_SNDHWM, 0);
+    return socket;
+  });
+}
+
+/** A PULL to the effects socket. */
+export function openEffects(endpoint: string): Pull {
+  return connected(endpoint, (options) => new Pull({ ...options, receiveHighWaterMark: EFFECTS_BUFFER_MAX }));
+}
+
+interface RawOptions {
+  setInt32Option(option: number, value: number): void;
+}
+
+interface Connectable {
+  connect(endpoint: string): void;
+  close(): void;
+}
+
+type Options = Readonly<typeof COMMON & Partial<typeof TCP> & { ipv6?: boolean }>;
+
+function connected<S extends Connectable>(endpoint: string, open: (options: Options) => S): S {
+  const tcp = endpoint.startsWith("tcp://") ? TCP : {};
+  const ipv6 = endpoint.startsWith("tcp://[") ? { ipv6: true } : {};
+  const socket = open({ ...COMMON, ...tcp, ...ipv6 });
+  try {
+    socket.connect(endpoint);
+  } catch (error) {
+    socket.close();
+    const why = error instanceof Error ? error.message : String(error);
+    throw new TargetError(`${endpoint} is no address to connect to: ${why}`, { field: "target" });
+  }
+  return socket;
+}
