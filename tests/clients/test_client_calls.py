@@ -237,6 +237,11 @@ def test_a_reply_of_another_shape_is_a_protocol_error(call: calls.Call[Any], fie
         call.decode(ok(**fields))
 
 
+def test_an_engine_of_another_protocol_is_named() -> None:
+    with pytest.raises(errors.ProtocolError, match="speaks 'armin/2', this client 'armin/1'"):
+        calls.hello().decode(ok(protocol="armin/2"))
+
+
 @pytest.mark.parametrize("code", list(protocol.ErrorCode))
 def test_every_code_of_the_wire_has_a_class_of_its_own(code: protocol.ErrorCode) -> None:
     with pytest.raises(armin.ArminError) as caught:

@@ -23,7 +23,7 @@ from armin_broker.groups.commands import (
     Requeue,
 )
 from armin_broker.groups.effect import DEAD, WAITING, Effect
-from armin_broker.groups.errors import GroupNotFound
+from armin_broker.groups.errors import GroupNotFound, TooManyPolls
 from armin_broker.groups.group import Group
 from armin_broker.groups.leasing import ITEM_BYTES, Grant, Work, can_give, held_by_request, lease
 from armin_broker.groups.polls import Poll, Polls
@@ -271,7 +271,7 @@ class Coordinator:
                 # That there is nothing may be so because of what this turn gave to others.
                 answers.append(self._answered(Answer(poll, is_written=group in self._turn.touched)))
         while len(self.polls) > protocol.POLLS_MAX:
-            answers.append(self._answered(Answer(self.polls.newest(), error=_too_many_polls())))
+            answers.append(self._answered(Answer(self.polls.newest(), error=TooManyPolls())))
         return answers
 
     def _serve(self, name: str, now: int, work: Work) -> list[Answer]:
@@ -393,9 +393,3 @@ def _dead(group: Group, positions: Sequence[int] | None) -> list[Effect]:
     wanted = list(group.dead) if positions is None else sorted(set(positions))
     effects = (group.taken.get(position) for position in reversed(wanted))
     return [effect for effect in effects if effect is not None and effect.state == DEAD]
-
-
-def _too_many_polls() -> TooLarge:
-    return TooLarge(
-        f"{protocol.POLLS_MAX} leases are waited for already", field="polls", limit=protocol.POLLS_MAX
-    )

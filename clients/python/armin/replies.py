@@ -25,6 +25,7 @@ from armin.results import (
     Tail,
     Tails,
 )
+from armin_broker.protocol import PROTOCOL
 
 T = TypeVar("T")
 
@@ -197,9 +198,16 @@ def position(fields: Fields) -> int:
 
 
 def hello(fields: Fields) -> Hello:
-    """Reply of `hello`."""
+    """Reply of `hello`.
+
+    Raises:
+        ProtocolError: the engine speaks another version of the protocol.
+    """
+    spoken = text(fields, "protocol")
+    if spoken != PROTOCOL:
+        raise ProtocolError(f"the engine speaks {spoken[:40]!r}, this client {PROTOCOL!r}")
     return Hello(
-        text(fields, "protocol"),
+        spoken,
         text(fields, "version"),
         tuple(array(fields, "features")),
         text(fields, "database"),

@@ -315,7 +315,7 @@ def test_no_more_polls_than_the_limit_wait(machine: Machine, monkeypatch: pytest
     (answer,) = answers
     assert answer.poll is polls[3]
     assert isinstance(answer.error, TooLarge)
-    assert (answer.error.field, answer.error.limit) == ("polls", 3)
+    assert (answer.error.field, answer.error.limit, answer.error.retry) == ("polls", 3, True)
     machine.session()
     _, answers = machine.turn(polls=(machine.poll(),))
     assert answered(answers, polls[0]), "what can be served is"
