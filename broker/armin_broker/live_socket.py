@@ -11,7 +11,7 @@ import zmq
 from armin_broker import protocol
 from armin_engine.records import Event, Kind
 
-SEND_HWM: Final = 4_096  # events in libzmq's queue to one subscriber, shared by all: 64 KiB and a meta at most
+SEND_HWM: Final = 4_096  # events in libzmq's queue to one subscriber, shared; 64 KiB and a meta at most
 SUBSCRIPTION_BYTES_MAX: Final = 512  # all that subscribers send: topics, at most 71 bytes, and handshakes
 
 _TOPICS: Final[dict[Kind, Callable[[int], bytes]]] = {
