@@ -37,7 +37,7 @@ check: $(STAMP) node-check
 # The Node client. Without Node its tests are left out, but never in CI.
 ifeq ($(HAS_NODE),yes)
 node: $(NODE_STAMP)
-	@cd $(NODE) && npm run --silent build:test
+	@cd $(NODE) && npm run --silent build && npm run --silent build:test
 
 node-test: $(STAMP) $(NODE_STAMP)
 	cd $(NODE) && npm test --silent

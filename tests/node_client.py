@@ -21,10 +21,14 @@ def node() -> str:
 
 def program(name: str) -> str:
     """A compiled program of the Node client's tests, `guests/main` for example."""
-    path = CLIENT / "build" / "test" / f"{name}.js"
-    if not path.exists():
+    return built(f"build/test/{name}.js")
+
+
+def built(path: str) -> str:
+    """A file that `make node` makes."""
+    if not (CLIENT / path).exists():
         _leave_out("the Node client is not built: make node")
-    return str(path)
+    return str(CLIENT / path)
 
 
 def _leave_out(why: str) -> None:

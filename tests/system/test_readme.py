@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import Engine
+from node_client import CLIENT, built, node
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,6 +61,24 @@ def test_every_snippet_of_the_readme_runs(short_dir: Path) -> None:
     assert len((short_dir / "backup.jsonl").read_text("utf-8").splitlines()) > 100
 
 
+def test_the_node_snippet_of_the_readme_runs(engine: Engine) -> None:
+    (snippet,) = re.findall(
+        r"^```js\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    built("dist/index.js")
+    done = subprocess.run(
+        [node(), "--input-type=module"],
+        cwd=CLIENT,  # within the package its own name is found
+        input=snippet.replace('"./chat"', repr(str(engine.directory))),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "1 user hello from Node\n"
+
+
 def test_the_two_commands_of_the_readme_are_targets() -> None:
     (make, *_) = blocks("README.md", "sh")
     targets = re.findall(r"^make (\w+)", make[1], re.MULTILINE)
@@ -81,7 +100,8 @@ def test_every_example_of_the_protocol_runs(engine: Engine, number: int) -> None
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/protocol.md", "docs/guarantees.md", "docs/operations.md"]
+    "document",
+    ["README.md", "docs/protocol.md", "docs/guarantees.md", "docs/operations.md", "clients/node/README.md"],
 )
 def test_links_and_named_tests_exist(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
