@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "armin.cli.transfer",
     "verify": "armin.cli.verify",
     "torture": "armin.cli.torture",
+    "conformance": "armin.cli.conformance",
 }
 WRITES: Final = frozenset(  # an answer lost: the outcome is unknown
     {"new", "append", "close", "import", "requeue", "discard", "drop-group"}

@@ -1,0 +1,46 @@
+"""What a case asks of an engine, read from its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from armin.conformance.cases import EngineCase, Json, Step
+
+# The features of `hello` by what a command must hold to use them: an op, or a field.
+GROUP_OPS: Final = frozenset(
+    {
+        *("create_group", "groups", "drop_group", "lease", "ack", "nack", "extend"),
+        *("dead_letters", "requeue", "discard"),
+    }
+)
+FIELDS: Final = {"key": "keys", "after_key": "keys", "name": "names", "meta": "meta"}
+
+
+def commands(step: Step) -> list[dict[str, Any]]:
+    """The commands of a step, their placeholders as they stand; those within frames too."""
+    sent = step.send
+    if isinstance(sent, dict) and "$list" in sent:
+        sent = sent["$list"]
+    found = sent if isinstance(sent, list) else [sent]
+    found = found + [frame.get("$pack") for frame in step.frames or () if isinstance(frame, dict)]
+    return [command for command in found if isinstance(command, dict)]
+
+
+def of(case: EngineCase) -> frozenset[str]:
+    """The features that a case uses, where its commands are taken."""
+    return frozenset(
+        feature for step in case.steps for command in commands(step) for feature in _uses(command)
+    )
+
+
+def _uses(command: dict[str, Json]) -> Iterator[str]:
+    op = command.get("op")
+    if isinstance(op, str) and op in GROUP_OPS:
+        yield "groups"
+    for field, feature in FIELDS.items():
+        if field in command:
+            yield feature
+    messages = command.get("messages")
+    if isinstance(messages, list) and any(isinstance(each, dict) and "meta" in each for each in messages):
+        yield "meta"
