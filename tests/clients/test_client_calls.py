@@ -126,6 +126,9 @@ CYCLE["again"] = CYCLE
         (lambda: calls.append(1, "user", "a", {"k": object()}, None), "meta"),
         (lambda: calls.append(1, "user", "a", CYCLE, None), "meta"),
         (lambda: calls.append(1, "user", "a", 5, None), "meta"),  # type: ignore[arg-type]
+        (lambda: calls.append(1, "user", "a", [], None), "meta"),  # type: ignore[arg-type]
+        (lambda: calls.create_session("a", [("k", 1)]), "meta"),  # type: ignore[arg-type]
+        (lambda: calls.append_many(1, [[("role", "user")]], None), "messages[0]"),  # type: ignore[list-item]
         (lambda: calls.create_session("\udfff", None), "name"),
         (lambda: calls.append_many(1, [GOOD, {**GOOD, "content": "\ud800"}], None), "messages[1].content"),
         (lambda: calls.append_many(1, [{**GOOD, "meta": {"k": {1, 2}}}], None), "messages[0].meta"),

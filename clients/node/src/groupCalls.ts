@@ -26,7 +26,7 @@ export function createGroup(group: string, settings: GroupFields = {}): Call<Gro
   const fields = {
     group,
     start,
-    types: types === undefined ? undefined : iterated(types, "types"),
+    types: types === undefined || types === null ? undefined : iterated(types, "types"),
     ordered,
     max_attempts: maxAttempts,
     backoff_ms: backoffMs,

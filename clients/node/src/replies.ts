@@ -2,6 +2,7 @@
 
 import * as errors from "./errors.js";
 import { ProtocolError } from "./errors.js";
+import { PROTOCOL } from "./protocol.js";
 import type {
   Appended,
   AppendedMany,
@@ -231,10 +232,18 @@ export function position(fields: Fields): number {
   return integer(fields, "position");
 }
 
-/** Reply of `hello`. */
+/**
+ * Reply of `hello`.
+ *
+ * @throws ProtocolError the engine speaks another version of the protocol.
+ */
 export function hello(fields: Fields): Hello {
+  const spoken = text(fields, "protocol");
+  if (spoken !== PROTOCOL) {
+    throw new ProtocolError(`the engine speaks ${JSON.stringify(spoken.slice(0, 40))}, this client "${PROTOCOL}"`);
+  }
   return {
-    protocol: text(fields, "protocol"),
+    protocol: spoken,
     version: text(fields, "version"),
     features: texts(fields, "features"),
     database: text(fields, "database"),

@@ -248,24 +248,22 @@ def append_many(
 def _new_message(message: Mapping[str, Any] | NewMessage, index: int) -> dict[str, Any]:
     if isinstance(message, NewMessage):
         message = {"role": message.role, "content": message.content, "meta": message.meta}
-    try:
-        fields = dict(message)
-    except (TypeError, ValueError):
+    if not hasattr(message, "keys"):
         name = f"messages[{index}]"
-        raise BadRequest(
-            f"{name} is a {type(message).__name__}, not a NewMessage or a map", field=name
-        ) from None
+        raise BadRequest(f"{name} is a {type(message).__name__}, not a NewMessage or a map", field=name)
+    fields = dict(message)
     if "meta" in fields and fields["meta"] is None:
         del fields["meta"]
     return fields
 
 
 def _plain(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A plain dict of whatever mapping the caller has."""
-    try:
-        return None if meta is None else dict(meta)
-    except (TypeError, ValueError):
-        raise BadRequest(f"meta is a {type(meta).__name__}, not a map", field="meta") from None
+    """A plain dict of whatever mapping the caller has; a list of pairs is none."""
+    if meta is None:
+        return None
+    if not hasattr(meta, "keys"):
+        raise BadRequest(f"meta is a {type(meta).__name__}, not a map", field="meta")
+    return dict(meta)
 
 
 def close_session(session_id: int) -> Call[Closed]:

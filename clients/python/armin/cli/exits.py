@@ -48,7 +48,7 @@ class Exit(IntEnum):
 
 MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("0", "done"),
-    ("1", "the answer is no: verify found differences"),
+    ("1", "the answer is no: verify found differences, the engine does not conform"),
     ("2", "the command line is wrong, or names no engine"),
     ("3", "no engine answers"),
     ("4", "no such session or worker group"),
