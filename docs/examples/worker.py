@@ -2,9 +2,10 @@
 
     python worker.py DIR GROUP LEASE_MS COMMAND [ARG ...]
 
-The command finds the content on its stdin, and the message's place in the log in ARMIN_POSITION: a good key
-for what it does. Exit status 0 acknowledges; after another one the message comes again, and in the end is a
-dead letter. Start as many workers as you like; SIGTERM ends one, when its command has ended.
+The command finds the content on its stdin, and the message's place in the log in ARMIN_POSITION: together
+with the database and epoch that hello told, a good key for what it does. Exit status 0 acknowledges; after
+another one the message comes again, and in the end is a dead letter. Start as many workers as you like;
+SIGTERM ends one, when its command has ended.
 """
 
 import json
