@@ -52,6 +52,7 @@ abstract class Plug<S extends { readonly closed: boolean; close(): void }> {
 export class Channel extends Plug<Dealer> {
   readonly #clock: Clock;
   readonly #outbox: Outbox;
+  #isConnected = false;
   #isSending = false;
   #timer: NodeJS.Timeout | undefined;
   #timerDue = Number.POSITIVE_INFINITY;
@@ -63,6 +64,7 @@ export class Channel extends Plug<Dealer> {
     this.#outbox = new Outbox(timeoutMs, ({ call, wasSent }) =>
       absence.noReply(target, timeoutMs, { sent: wasSent, writes: call.writes, key: call.key }),
     );
+    void this.#watch();
     void this.#read(); // as long as it is open, so that an open client keeps the process alive
   }
 
@@ -104,6 +106,18 @@ export class Channel extends Plug<Dealer> {
     });
   }
 
+  /** Know whether an engine is connected. */
+  async #watch(): Promise<void> {
+    for await (const { type } of this.socket.events) {
+      if (type === "handshake") {
+        this.#isConnected = true;
+        this.#pump();
+      } else if (type === "disconnect") {
+        this.#isConnected = false;
+      }
+    }
+  }
+
   /** Send what may be sent, and come again when something is due. */
   #pump(): void {
     if (!this.#isSending && !this.socket.closed) {
@@ -115,21 +129,26 @@ export class Channel extends Plug<Dealer> {
   async #send(): Promise<void> {
     this.#isSending = true;
     let isBlocked = false;
-    for (let next = this.#outbox.nextToSend(); next !== null; next = isBlocked ? null : this.#outbox.nextToSend()) {
+    for (let next = this.#next(); next !== null; next = isBlocked ? null : this.#next()) {
       isBlocked = !(await this.#handOver(next));
     }
     this.#isSending = false;
     this.#setTimer(isBlocked);
   }
 
-  /** Whether somebody took it. */
+  /** What is sent while no engine is connected would wait for the next one, even if it was given up since. */
+  #next(): Transmission | null {
+    return this.#isConnected ? this.#outbox.nextToSend() : null;
+  }
+
+  /** Whether the socket took it. */
   async #handOver({ request, frames }: Transmission): Promise<boolean> {
     this.#outbox.sent(request, this.#clock());
     try {
       await this.socket.send(frames as Uint8Array[]);
       return true;
     } catch {
-      this.#outbox.unsent(request); // no engine is connected, or it takes nothing for now
+      this.#outbox.unsent(request); // as many wait in the socket as may, as the engine takes nothing for now
       return false;
     }
   }

@@ -277,15 +277,16 @@ export class Client extends GroupCommands {
 
   /** Every message of a session with a seq above `after`, read page by page until none is left. */
   messages(sessionId: Id, { after = 0, signal }: AfterOptions = {}): AsyncGenerator<Message, void, undefined> {
-    return this.#pages(new SessionFeed(sessionId, after), signal);
+    return this.#pages(() => new SessionFeed(sessionId, after), signal);
   }
 
   /** Every fact after position `after`, read page by page until none is left. */
   events({ after = 0, signal }: AfterOptions = {}): AsyncGenerator<Event, void, undefined> {
-    return this.#pages(new LogFeed(after), signal);
+    return this.#pages(() => new LogFeed(after), signal);
   }
 
-  async *#pages<T, P>(feed: Feed<T, P>, signal: AbortSignal | undefined): AsyncGenerator<T, void, undefined> {
+  async *#pages<T, P>(feedOf: () => Feed<T, P>, signal: AbortSignal | undefined): AsyncGenerator<T, void, undefined> {
+    const feed = feedOf();
     for (let more = true; more; ) {
       const taken = feed.takePage(await this.channel.request(feed.pageCall(undefined), signal));
       more = taken.more;

@@ -196,8 +196,9 @@ export class Outbox {
       return;
     }
     request.wasSent = false; // it never left
-    this.#wire.delete(request.number);
-    this.#wireBytes -= request.payload.length;
+    if (this.#wire.delete(request.number)) {
+      this.#wireBytes -= request.payload.length;
+    }
     if (request.isForgotten) {
       this.#leave(request);
     } else {

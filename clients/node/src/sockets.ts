@@ -16,14 +16,16 @@ const TCP = { heartbeatInterval: 5000, heartbeatTimeout: 15000 }; // millisecond
 /**
  * A DEALER to the commands socket. No routing id: a second client of the same name would be deaf.
  *
- * `immediate`: nothing is queued while no engine is connected, so a command that was given up is not executed by
- * the next engine, and the client knows whether it was sent at all. `sendTimeout`: what nobody takes now is
- * refused now. With `immediate`, libzmq may abort the process where a connection is cut while a message is taken
- * frame by frame, unless it looks at the connection before each message; the package's `receive` has it do so.
+ * Not `immediate`: with it, libzmq 4.3.5 aborts the process where a connection is cut between the frames of a reply
+ * (`!_more`, fq.cpp). So whoever sends watches `events` and sends only while an engine is connected: a command that
+ * was given up is not executed by the next engine, and the client knows whether it was sent at all. `sendTimeout`:
+ * what the socket cannot take now is refused now.
  */
 export function openCommands(endpoint: string): Dealer {
   return connected(endpoint, (options) => {
-    return new Dealer({ ...options, immediate: true, sendTimeout: 0, receiveHighWaterMark: 0 });
+    const socket = new Dealer({ ...options, sendTimeout: 0, receiveHighWaterMark: 0 });
+    void socket.events; // it keeps them from here on, so that none is missed
+    return socket;
   });
 }
 

@@ -16,7 +16,6 @@ import {
   type Message,
   SessionClosed,
   SessionNotFound,
-  TooLarge,
 } from "../src/index.js";
 import * as protocol from "../src/protocol.js";
 import { type Engine, freePort, startEngine, within } from "./engine.js";
@@ -218,19 +217,19 @@ test("a batch is written together or not at all", async () => {
 
 test("what is wrong with a message is named", async () => {
   const id = await talk(0);
-  const fields: [string, Promise<unknown>][] = [
-    ["role", client.append(id, "robot", "x")],
-    ["content", client.append(id, "user", 7 as unknown as string)],
-    ["content", client.append(id, "user", undefined as unknown as string)],
-    ["content", client.append(id, "user", "\ud800")],
-    ["session_id", client.append("1" as unknown as Id, "user", "x")],
-    ["session_id", client.append(1.5, "user", "x")],
-    ["meta", client.append(id, "user", "x", { meta: { a: Number.NaN } })],
-    ["key", client.append(id, "user", "x", { key: "" })],
-    ["limit", client.read(id, { limit: 0 })],
+  const fields: [string, () => Promise<unknown>][] = [
+    ["role", () => client.append(id, "robot", "x")],
+    ["content", () => client.append(id, "user", 7 as unknown as string)],
+    ["content", () => client.append(id, "user", undefined as unknown as string)],
+    ["content", () => client.append(id, "user", "\ud800")],
+    ["session_id", () => client.append("1" as unknown as Id, "user", "x")],
+    ["session_id", () => client.append(1.5, "user", "x")],
+    ["meta", () => client.append(id, "user", "x", { meta: { a: Number.NaN } })],
+    ["key", () => client.append(id, "user", "x", { key: "" })],
+    ["limit", () => client.read(id, { limit: 0 })],
   ];
-  for (const [field, promise] of fields) {
-    assert.equal((await caught(BadRequest, promise)).field, field);
+  for (const [field, ask] of fields) {
+    assert.equal((await caught(BadRequest, ask())).field, field);
   }
 });
 
@@ -466,9 +465,4 @@ test("everything goes over TCP as well", async (t) => {
   await far.append(id, "user", "z".repeat(70_000));
   assert.equal((await within(10_000, next)).value?.content.length, 70_000);
   await follow.return();
-});
-
-test("an engine that a client of another language has changed is read the same", async () => {
-  const error = await caught(TooLarge, client.createSession({ name: "x".repeat(513) }));
-  assert.deepEqual([error.field, error.limit], ["name", protocol.NAME_BYTES_MAX]);
 });

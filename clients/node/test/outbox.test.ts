@@ -420,19 +420,58 @@ test("a read that nobody waits for any more is gone", () => {
   world.reply(world.commands[0], ok(1));
 });
 
-test("what nobody takes for now is the next one again", () => {
+/** That nobody takes what is to be sent next. */
+function refuseNext(world: World): Request {
+  const next = world.outbox.nextToSend();
+  assert.ok(next);
+  world.outbox.sent(next.request, world.now);
+  world.outbox.unsent(next.request);
+  return next.request;
+}
+
+test("what nobody takes for now is the next one again, and was not sent if it never was", () => {
   const world = lossless();
+  const keysSent = (): unknown[] => world.sent.map((command) => command["key"]);
   for (const key of ["a", "b"]) {
     world.ask(append(1, "x", key));
   }
-  const first = world.outbox.nextToSend();
-  assert.ok(first);
-  world.outbox.unsent(first.request);
+  assert.equal(refuseNext(world).wasSent, false);
+  world.send();
+  assert.deepEqual(keysSent(), ["a", "b"]);
+  world.now = RESEND_FIRST;
+  world.outbox.tick(world.now);
+  assert.equal(refuseNext(world).wasSent, true);
+  world.send();
+  assert.deepEqual(keysSent(), ["a", "b", "a", "b"]);
+});
+
+test("a write that nobody takes and nobody waits for is not sent later", () => {
+  const world = lossless();
+  const request = world.outbox.add(append(1, "x", "a"), 0, () => assert.fail("nobody waits"));
+  const next = world.outbox.nextToSend();
+  assert.equal(next?.request, request);
+  world.outbox.sent(request, 0);
+  world.outbox.forget(request); // while it is being handed over
+  world.outbox.unsent(request);
+  assert.equal(world.outbox.size, 0);
+  world.ask(append(1, "y", "b"));
   world.send();
   assert.deepEqual(
-    world.sent.map((command) => command["key"]),
-    ["a", "b"],
+    world.sent.map(({ key, after_key: after }) => [key, after]),
+    [["b", undefined]],
   );
+});
+
+test("a refusal that comes while its command is being handed over is news", () => {
+  const world = lossless();
+  const number = world.ask(calls.ping());
+  const next = world.outbox.nextToSend();
+  assert.ok(next);
+  world.outbox.sent(next.request, 0);
+  world.reply(next.frames, refusal("storage_failed"));
+  world.outbox.unsent(next.request); // whatever the sender hears afterwards
+  assert.ok(world.results.get(number) instanceof StorageFailed);
+  assert.equal(world.outbox.nextToSend(), null);
 });
 
 test("replies to nothing are ignored", () => {

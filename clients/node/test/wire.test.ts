@@ -54,6 +54,16 @@ test("every integer of 64 bits comes back, as a number where that is exact and e
   }
 });
 
+test("an integer goes out as an integer, whatever its size, and any other number as a float", () => {
+  const FLOAT64 = 0xcb;
+  for (const integer of INTEGERS) {
+    assert.notEqual(wire.encode(integer)[0], FLOAT64, String(integer));
+    assert.notEqual(wire.encode({ nested: [integer] })[9], FLOAT64, String(integer));
+  }
+  assert.equal(wire.encode(0.5)[0], FLOAT64);
+  assert.equal(wire.encode(2 ** 60)[0], FLOAT64);
+});
+
 test("an integer in more bytes than it needs is the same integer", () => {
   const long = [0xd3, 0, 0, 0, 0, 0, 0, 0, 7];
   assert.equal(wire.decode(Uint8Array.from(long)), 7);
