@@ -1,6 +1,7 @@
 /** Every content comes back as it was written, whatever it is; and what is over a limit is refused with the limit. */
 
 import assert from "node:assert/strict";
+import { rm } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { Router } from "zeromq";
 import { BadRequest, type Client, connect, type Id, type NewMeta, TooLarge } from "../src/index.js";
@@ -162,6 +163,7 @@ test("a caller may change a meta while it is on its way", async () => {
 
 test("an engine that says more than this client knows is understood", async (t) => {
   const directory = await temporaryDirectory();
+  t.after(() => rm(directory, { recursive: true, force: true }));
   const router = new Router({ linger: 0 });
   await router.bind(`ipc://${directory}/commands.sock`);
   t.after(() => router.close());
