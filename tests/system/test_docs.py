@@ -98,7 +98,7 @@ def replies_of(op: str) -> dict[str, str]:
     return {name.strip("`"): type_ for name, type_, *_ in found[0].rows} if found else {}
 
 
-@pytest.mark.parametrize("op", protocol.OPS.keys() - {"stats"})
+@pytest.mark.parametrize("op", [op for op in protocol.OPS if op != "stats"])
 def test_a_reply_has_the_same_fields_in_the_table_of_commands_and_in_its_section(op: str) -> None:
     names = document.names(summary()[op][2])
     assert [name.rstrip("?") for name in names] == list(replies_of(op))
