@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack
 
@@ -10,8 +11,8 @@ import pytest
 
 @pytest.fixture(scope="module")
 def free_ports() -> int:
-    """The first of three ports in a row at which nobody listens."""
-    for port in range(21_000, 60_000, 7):
+    """The first of three ports in a row at which nobody listens; each test process looks elsewhere first."""
+    for port in range(21_000 + 3 * (os.getpid() % 3_000), 60_000, 3):
         with ExitStack() as stack:
             try:
                 for number in range(port, port + 3):

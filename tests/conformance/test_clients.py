@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from armin.conformance.bench import Bench
+from armin.conformance.cases import EngineCase
 from armin.conformance.playing import Player
 from armin_broker import protocol
 from conformance.bench_of import ENGINE_CASES, TIMEOUT_S, bench_of, running_engine
@@ -48,6 +49,17 @@ def test_a_client_says_what_the_engine_says(conversation: tuple[Bench, Speaker],
     assert Player(bench, CASES[case], number, speaker).play() == []
 
 
-def test_every_op_went_through_the_client(conversation: tuple[Bench, Speaker]) -> None:
-    _, speaker = conversation
-    assert speaker.spoken == protocol.OPS.keys() - UNSPOKEN
+def test_every_op_goes_through_the_client(conversation: tuple[Bench, Speaker]) -> None:
+    bench, speaker = conversation
+    wanted = protocol.OPS.keys() - UNSPOKEN
+    for number, case in enumerate(CASES.values(), start=len(CASES)):
+        if ops(case) & (wanted - speaker.spoken):  # not all cases may have been played in this process
+            assert Player(bench, case, number, speaker).play() == []
+    assert speaker.spoken == wanted
+
+
+def ops(case: EngineCase) -> set[object]:
+    """What it asks for, as far as that stands there as a word."""
+    sent = [step.send if isinstance(step.send, list) else [step.send] for step in case.steps]
+    named = [command.get("op") for commands in sent for command in commands if isinstance(command, dict)]
+    return {op for op in named if isinstance(op, str)}
