@@ -20,7 +20,7 @@ const TIMER_MS_MAX = 0x7fffffff; // beyond, setTimeout fires at once
 
 /** A socket that can be closed while somebody waits on it. */
 abstract class Plug<S extends { readonly closed: boolean; close(): void }> {
-  protected readonly socket: S;
+  protected socket: S;
   readonly #forget: (plug: Plug<S>) => void;
 
   constructor(socket: S, forget: (plug: Plug<S>) => void) {
@@ -50,6 +50,7 @@ abstract class Plug<S extends { readonly closed: boolean; close(): void }> {
  * Writes of one session are made in the order in which they were asked for.
  */
 export class Channel extends Plug<Dealer> {
+  readonly #open: () => Dealer;
   readonly #clock: Clock;
   readonly #outbox: Outbox;
   #isConnected = false;
@@ -58,14 +59,20 @@ export class Channel extends Plug<Dealer> {
   #timerDue = Number.POSITIVE_INFINITY;
   #afterPoll: NodeJS.Immediate | undefined;
 
-  constructor(socket: Dealer, forget: (plug: unknown) => void, target: Target, timeoutMs: number, clock: Clock) {
-    super(socket, forget);
+  constructor(open: () => Dealer, forget: (plug: unknown) => void, target: Target, timeoutMs: number, clock: Clock) {
+    super(open(), forget);
+    this.#open = open;
     this.#clock = clock;
     this.#outbox = new Outbox(timeoutMs, ({ call, wasSent }) =>
       absence.noReply(target, timeoutMs, { sent: wasSent, writes: call.writes, key: call.key }),
     );
-    void this.#watch();
-    void this.#read(); // as long as it is open, so that an open client keeps the process alive
+    this.#attend(this.socket);
+  }
+
+  /** As long as the socket is open, so that an open client keeps the process alive. */
+  #attend(socket: Dealer): void {
+    void this.#watch(socket);
+    void this.#read(socket);
   }
 
   /**
@@ -107,15 +114,34 @@ export class Channel extends Plug<Dealer> {
   }
 
   /** Know whether an engine is connected. */
-  async #watch(): Promise<void> {
-    for await (const { type } of this.socket.events) {
+  async #watch(socket: Dealer): Promise<void> {
+    for await (const { type } of socket.events) {
+      if (socket !== this.socket) {
+        continue; // until its end
+      }
       if (type === "handshake") {
         this.#isConnected = true;
         this.#pump();
       } else if (type === "disconnect") {
         this.#isConnected = false;
+        setImmediate(() => this.#renew(socket)); // replies that have come are taken first
       }
     }
+  }
+
+  /** What waits in a socket whose connection is gone would go to the next engine, even if it was given up since. */
+  #renew(socket: Dealer): void {
+    if (socket !== this.socket || socket.closed) {
+      return;
+    }
+    try {
+      this.socket = this.#open();
+    } catch {
+      return; // no socket is to be had now; this one connects again by itself
+    }
+    this.#isConnected = false;
+    socket.close();
+    this.#attend(this.socket);
   }
 
   /** Send what may be sent, and come again when something is due. */
@@ -178,9 +204,9 @@ export class Channel extends Plug<Dealer> {
     this.#pump();
   }
 
-  async #read(): Promise<void> {
+  async #read(socket: Dealer): Promise<void> {
     for (;;) {
-      const frames = await received(this.socket);
+      const frames = await received(socket);
       if (frames === null) {
         return;
       }
@@ -317,7 +343,8 @@ export class Sockets {
   /** A new connection to the commands socket; `timeoutMs` is the client's unless given. */
   channel(timeoutMs: number = this.timeoutMs): Channel {
     return this.#keep(
-      (forget) => new Channel(sockets.openCommands(this.target.commands), forget, this.target, timeoutMs, this.clock),
+      (forget) =>
+        new Channel(() => sockets.openCommands(this.target.commands), forget, this.target, timeoutMs, this.clock),
     );
   }
 

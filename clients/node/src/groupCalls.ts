@@ -80,7 +80,7 @@ export function extend(group: string, leases: LeaseNames, { leaseMs }: ExtendFie
 
 function names(leases: LeaseNames): string[] {
   const several = typeof leases === "object" && leases !== null && "lease" in leases ? [leases] : leases;
-  return iterated(several, "leases").map((lease) => (typeof lease === "string" ? lease : lease.lease));
+  return iterated(several, "leases").map((lease) => (typeof lease === "string" ? lease : lease?.lease));
 }
 
 /** One worker group, or all. */

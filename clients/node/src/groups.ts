@@ -1,6 +1,7 @@
 /** The client's commands about worker groups. */
 
 import type { Channel, Sockets } from "./channel.js";
+import { BadRequest } from "./errors.js";
 import * as groupCalls from "./groupCalls.js";
 import type { Cursor, DeadLetterPage, Group, Leases, Outcomes } from "./results.js";
 import { type Handler, Worker, type WorkerOptions } from "./worker.js";
@@ -109,17 +110,25 @@ export abstract class GroupCommands {
   }
 
   /** Try the dead letters at these positions again, or all; gives how many there were. */
-  async requeue(group: string, { positions, signal }: PositionsOptions = {}): Promise<number> {
-    return this.channel.request(groupCalls.requeue(group, positions), signal);
+  async requeue(group: string, options: PositionsOptions = {}): Promise<number> {
+    return this.channel.request(groupCalls.requeue(group, positionsOf(options)), options.signal);
   }
 
   /** Give the dead letters at these positions up for good, or all; gives how many there were. */
-  async discard(group: string, { positions, signal }: PositionsOptions = {}): Promise<number> {
-    return this.channel.request(groupCalls.discard(group, positions), signal);
+  async discard(group: string, options: PositionsOptions = {}): Promise<number> {
+    return this.channel.request(groupCalls.discard(group, positionsOf(options)), options.signal);
   }
 
   /** Remove a group and all that it knows; false if there was none. */
   async dropGroup(group: string, { signal }: Abortable = {}): Promise<boolean> {
     return this.channel.request(groupCalls.dropGroup(group), signal);
   }
+}
+
+/** Without positions all are meant, so positions in the place of the options must not pass for none. */
+function positionsOf(options: PositionsOptions): Iterable<Cursor> | undefined {
+  if (Symbol.iterator in options) {
+    throw new BadRequest("positions go into the options: {positions: [...]}", { field: "positions" });
+  }
+  return options.positions;
 }

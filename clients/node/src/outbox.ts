@@ -93,6 +93,7 @@ export class Outbox {
   #wireBytes = 0;
   readonly #fresh = new Queue<Request>(); // to be sent
   readonly #again = new Queue<Request>(); // to be sent again
+  #stale = 0; // that left while they waited in one of these, at most
   readonly #tails = new Map<Id, Request>(); // the last unanswered write of each session
   readonly #careful = new Set<Id>(); // sessions whose writes are refused: one at a time, until one is made
   #nextDue = Number.POSITIVE_INFINITY; // when something is due, at the earliest: it may be answered by then
@@ -329,6 +330,19 @@ export class Outbox {
       this.#careful.delete(line);
     }
     request.before = request.after = request.closing = null; // nothing keeps the whole past alive
+    if (request.waits) {
+      this.#forgetStale();
+    }
+  }
+
+  /** What was given up waits for no turn: where no engine is there, turns do not come. */
+  #forgetStale(): void {
+    this.#stale += 1;
+    if (2 * this.#stale > this.#fresh.length + this.#again.length) {
+      this.#stale = 0;
+      this.#fresh.keep((request) => !request.isAnswered);
+      this.#again.keep((request) => !request.isAnswered);
+    }
   }
 
   // --- time -----------------------------------------------------------------------------------------

@@ -33,6 +33,12 @@ export class Queue<T> {
     }
   }
 
+  /** Let go of those that are not wanted. */
+  keep(isWanted: (item: T) => boolean): void {
+    this.#items = this.#items.slice(this.#first).filter((item) => isWanted(item as T));
+    this.#first = 0;
+  }
+
   /** Now and then, so that taking one costs the same however many wait. */
   #cut(): void {
     if (this.#first === this.#items.length || this.#first > 1024 + this.length) {

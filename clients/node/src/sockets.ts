@@ -1,11 +1,16 @@
 /** How each socket is set up. */
 
-import { Dealer, Pull, Subscriber } from "zeromq";
+import { context, Dealer, Pull, Subscriber } from "zeromq";
 import { TargetError } from "./errors.js";
 
 const LIVE_BUFFER_MAX = 1000; // events that wait in this process; each is at most 64 KiB and a little
 const EFFECTS_BUFFER_MAX = 64; // events taken from the engine in advance; lost if this process dies
+const SOCKETS_MAX = 16_384; // some 130 kB
 const ZMQ_SNDHWM = 23; // the package has no name for it on a SUB
+
+// A DEALER that is watched takes three of these; libzmq's default is 1,023 for the whole process. Whoever has made a
+// socket before has settled it.
+context.maxSockets = Math.max(context.maxSockets, SOCKETS_MAX);
 
 /** Closing never waits for an engine that is gone. */
 const COMMON = { linger: 0 };
@@ -14,19 +19,19 @@ const COMMON = { linger: 0 };
 const TCP = { heartbeatInterval: 5000, heartbeatTimeout: 15000 }; // milliseconds
 
 /**
- * A DEALER to the commands socket. No routing id: a second client of the same name would be deaf.
+ * A DEALER to the commands socket, for one connection. No routing id: a second client of the same name would be deaf.
  *
  * Not `immediate`: with it, libzmq 4.3.5 aborts the process where a connection is cut between the frames of a reply
- * (`!_more`, fq.cpp). So whoever sends watches `events` and sends only while an engine is connected: a command that
- * was given up is not executed by the next engine, and the client knows whether it was sent at all. `sendTimeout`:
- * what the socket cannot take now is refused now.
+ * (`!_more`, fq.cpp). So whoever sends watches `events`, sends only while an engine is connected, and takes another
+ * DEALER when it no longer is: what still waited in this one would go to the next engine, though it was given up
+ * since. `sendTimeout`: what the socket cannot take now is refused now.
  */
 export function openCommands(endpoint: string): Dealer {
-  return connected(endpoint, (options) => {
-    const socket = new Dealer({ ...options, sendTimeout: 0, receiveHighWaterMark: 0 });
-    void socket.events; // it keeps them from here on, so that none is missed
-    return socket;
-  });
+  return connected(
+    endpoint,
+    (options) => new Dealer({ ...options, sendTimeout: 0, receiveHighWaterMark: 0 }),
+    (socket) => void socket.events, // it keeps them from here on, so that none is missed
+  );
 }
 
 /** A SUB to the live socket, subscribed to nothing yet. */
@@ -56,16 +61,21 @@ interface Connectable {
 
 type Options = Readonly<typeof COMMON & Partial<typeof TCP> & { ipv6?: boolean }>;
 
-function connected<S extends Connectable>(endpoint: string, open: (options: Options) => S): S {
+function connected<S extends Connectable>(
+  endpoint: string,
+  open: (options: Options) => S,
+  prepare: (socket: S) => void = () => {},
+): S {
   const tcp = endpoint.startsWith("tcp://") ? TCP : {};
   const ipv6 = endpoint.startsWith("tcp://[") ? { ipv6: true } : {};
   const socket = open({ ...COMMON, ...tcp, ...ipv6 });
   try {
+    prepare(socket);
     socket.connect(endpoint);
   } catch (error) {
     socket.close();
     const why = error instanceof Error ? error.message : String(error);
-    throw new TargetError(`${endpoint} is no address to connect to: ${why}`, { field: "target" });
+    throw new TargetError(`${endpoint} cannot be connected to: ${why}`, { field: "target" });
   }
   return socket;
 }

@@ -406,6 +406,11 @@ test("dead letters are tried again or given up, all or some", async () => {
   assert.equal(await client.requeue("dying", { positions: [first, 1n << 40n] }), 1);
   assert.deepEqual(await kill(), [first]);
   assert.equal(await client.discard("dying", { positions: [first] }), 1);
+  for (const misplaced of [[first], new Set([first])]) {
+    const options = misplaced as unknown as { positions: number[] };
+    assert.equal((await caught(BadRequest, client.requeue("dying", options))).field, "positions");
+    assert.equal((await caught(BadRequest, client.discard("dying", options))).field, "positions");
+  }
   assert.equal(await client.requeue("dying"), others.length);
   await kill();
   assert.equal(await client.discard("dying"), others.length);

@@ -127,6 +127,23 @@ test("what was given up unsent is not done later", async (t) => {
   assert.equal(await client.ping(), 0);
 });
 
+test("what was given up and never taken is not done by the next engine", async (t) => {
+  const engine = await startEngine();
+  t.after(() => engine.remove());
+  await using client = connect(engine.directory, { timeoutMs: 500 });
+  await using other = connect(engine.directory, { timeoutMs: 30_000 });
+  assert.equal(await client.ping(), 0);
+  engine.pause();
+  // More than the system takes for an engine that stands still, so that some stay in this process.
+  const meta = { large: "x".repeat(60_000) };
+  const given = await Promise.allSettled(Array.from({ length: 200 }, () => client.createSession({ meta })));
+  assert.ok(given.every((result) => result.status === "rejected" && result.reason instanceof NoReply));
+  await engine.kill();
+  await engine.start();
+  await waitUntil(() => answered(client), "the engine answers"); // whatever waited before this would be done by now
+  assert.equal(await other.ping(), 0);
+});
+
 test("a client may be made before its engine", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());

@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import type { Call } from "../src/calls.js";
 import * as calls from "../src/calls.js";
 import { ArminError, Conflict, NoReply, SessionClosed, ShuttingDown, StorageFailed } from "../src/errors.js";
@@ -519,4 +521,20 @@ test("at the end all are told why", () => {
       ["gone", null],
     ],
   );
+});
+
+test("what was given up is not kept, though nothing is ever sent and something else still waits", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const outbox = new Outbox(FOR_EVER, givenUp);
+  outbox.add(calls.ping(), 0, () => {});
+  const payload = "x".repeat(1 << 20);
+  collect();
+  const before = process.memoryUsage().arrayBuffers;
+  for (let number = 0; number < 100; number++) {
+    outbox.forget(outbox.add(calls.append(1, "user", payload), 0, () => {}));
+  }
+  collect();
+  assert.ok(process.memoryUsage().arrayBuffers - before < 4 << 20);
+  assert.equal(outbox.size, 1);
 });

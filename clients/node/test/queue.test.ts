@@ -22,6 +22,17 @@ test("a queue behaves as an array does, whatever is done in whatever order", () 
   }
 });
 
+test("a queue keeps what is wanted, in order, whatever was taken before", () => {
+  const queue = new Queue<number>();
+  for (let number = 0; number < 10; number++) {
+    queue.push(number);
+  }
+  queue.shift();
+  queue.keep((number) => number % 3 === 0);
+  queue.push(10);
+  assert.deepEqual([queue.length, queue.shift(), queue.shift(), queue.shift(), queue.shift()], [4, 3, 6, 9, 10]);
+});
+
 test("a long queue is emptied in order", () => {
   const queue = new Queue<number>();
   for (let number = 0; number < 100_000; number++) {
