@@ -59,7 +59,7 @@ class Machine:
 
     def _take(self, kind: Kind, session_id: int, seq: int, content: str = "") -> None:
         position = self.facts.position + 1
-        self.facts.take(Fact(position, kind, session_id, position, seq, 0 if seq else -1, content, 1, None))
+        self.facts.take([Fact(position, kind, session_id, position, seq, 0 if seq else -1, content, 1, None)])
 
     # --- turns ---
 

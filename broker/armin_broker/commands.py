@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from armin_broker import group_commands, protocol, replies
 from armin_broker.decode import decode
-from armin_broker.parsed import Barrier, Parsed, Read, Service, Write
+from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write
 from armin_engine import limits, records
 from armin_engine.armin import append_command
 from armin_engine.errors import BadRequest, CommandError, EngineError, TooLarge
@@ -41,6 +41,7 @@ _Fields = dict[str, Any]
 _KNOWN: Final = {
     op: frozenset(("op", *fields.required, *fields.optional)) for op, fields in protocol.OPS.items()
 }
+_PIPELINED: Final = frozenset(("create_session", "append", "append_many", "close_session"))
 _TOKEN: Final = re.compile(rf"[a-z0-9]{{1,{protocol.SYNC_TOKEN_MAX}}}")
 _REASON_BYTES_MAX: Final = 64
 _NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quoted in an error
@@ -48,7 +49,10 @@ _NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quot
 
 def parse(payload: bytes) -> Parsed:
     """The typed command in a frame. Raises a CommandError."""
-    fields = decode(payload)
+    return _parsed(decode(payload))
+
+
+def _parsed(fields: _Fields) -> Parsed:
     op = fields.get("op")
     if type(op) is not str:
         raise BadRequest("op must be a string", field="op")
@@ -102,6 +106,34 @@ def _append_of(messages: tuple[records.NewMessage, ...], fields: _Fields) -> rec
 
 def _close_session(fields: _Fields) -> Write:
     return Write(records.CloseSession(records.check_id(fields["session_id"], "session_id")), replies.closed)
+
+
+def _pipeline(fields: _Fields) -> Pipeline:
+    commands = fields["commands"]
+    if type(commands) is not list or not commands:
+        raise BadRequest("commands must be an array of at least one command", field="commands")
+    if len(commands) > protocol.PIPELINE_COMMANDS_MAX:
+        raise TooLarge(
+            f"commands holds {len(commands)} commands, over the limit of {protocol.PIPELINE_COMMANDS_MAX}",
+            field="commands",
+            limit=protocol.PIPELINE_COMMANDS_MAX,
+        )
+    return Pipeline(tuple([_part(command) for command in commands]))
+
+
+def _part(command: object) -> Write | EngineError:
+    """One command of a pipeline; what is wrong with it concerns it alone."""
+    try:
+        if type(command) is not dict:
+            raise BadRequest("a command of a pipeline must be a map", field="commands")
+        op = command.get("op")
+        if type(op) is str and op in _KNOWN and op not in _PIPELINED:
+            raise BadRequest(f"{op} cannot be part of a pipeline", field="op")
+        parsed = _parsed(command)
+    except EngineError as error:
+        return error
+    assert isinstance(parsed, Write), "all that may be part of a pipeline are writes"
+    return parsed
 
 
 def _session(fields: _Fields) -> Read:
@@ -271,6 +303,7 @@ _VERBS: Final[dict[str, Callable[[_Fields], Parsed]]] = {
     "append": _append,
     "append_many": _append_many,
     "close_session": _close_session,
+    "pipeline": _pipeline,
     "session": _session,
     "sessions": _sessions,
     "tails": _tails,

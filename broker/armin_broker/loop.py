@@ -22,7 +22,7 @@ from armin_broker.effects_socket import EffectsSocket
 from armin_broker.groups.commands import CreateGroup
 from armin_broker.groups.coordinator import Coordinator
 from armin_broker.live_socket import LiveSocket
-from armin_broker.parsed import Barrier, Change, Lease, Parsed, Read, Write
+from armin_broker.parsed import Barrier, Change, Lease, Parsed, Pipeline, Read, Write
 from armin_broker.verification import Verifier
 from armin_engine import Armin
 from armin_engine.errors import BadRequest, EngineError
@@ -41,6 +41,13 @@ class _Entry(NamedTuple):
 
     arrival: Arrival
     parsed: Parsed | EngineError
+
+
+def _writes(parsed: Parsed | EngineError) -> Sequence[Write]:
+    """What a command adds to the group commit."""
+    if isinstance(parsed, Write):
+        return (parsed,)
+    return [part for part in parsed.parts if isinstance(part, Write)] if isinstance(parsed, Pipeline) else ()
 
 
 class Loop:
@@ -154,14 +161,14 @@ class Loop:
 
     def _commit_and_answer(self, group: Sequence[_Entry]) -> None:
         self._groups += bool(group)
-        writes = [parsed for _, parsed in group if isinstance(parsed, Write)]
+        writes = [write.command for _, parsed in group for write in _writes(parsed)]
         changes = [parsed.command for _, parsed in group if isinstance(parsed, Change)]
         asked = [
             self._coordination.poll(parsed, arrival.envelope)
             for arrival, parsed in group
             if isinstance(parsed, Lease)
         ]
-        outcomes, changed = self._coordination.commit([write.command for write in writes], changes, asked)
+        outcomes, changed = self._coordination.commit(writes, changes, asked)
         self._answer_group(group, iter(outcomes), iter(changed))
         self._coordination.answer_polls()
 
@@ -170,7 +177,10 @@ class Loop:
     ) -> None:
         for arrival, parsed in group:
             if isinstance(parsed, Write):
-                self._commands.send(arrival.envelope, self._render(parsed, next(outcomes)))
+                self._commands.send(arrival.envelope, self._render(parsed, outcomes))
+            elif isinstance(parsed, Pipeline):
+                each = [self._render(part, outcomes) for part in parsed.parts]
+                self._commands.send(arrival.envelope, replies.pipeline(self.armin.position, each))
             elif isinstance(parsed, Read):
                 read = Unrendered(partial(self._act, parsed.answer), arrival.payload)
                 self._commands.send(arrival.envelope, read)
@@ -193,9 +203,11 @@ class Loop:
             return self._fault(changed)
         return replies.ok(self.armin.position, changed)
 
-    def _render(self, write: Write, outcome: Outcome) -> bytes:
+    def _render(self, write: Write | EngineError, outcomes: Iterator[Outcome]) -> bytes:
+        outcome = next(outcomes) if isinstance(write, Write) else write
         if isinstance(outcome, EngineError):
             return self._fault(outcome)
+        assert isinstance(write, Write), "what is no write has failed"
         return write.render(self.armin.position, outcome)
 
     def _answer(self, payload: bytes) -> bytes:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from armin_broker.groups.commands import Command, CreateGroup
 from armin_broker.groups.coordinator import Coordinator
 from armin_engine import records
 from armin_engine.armin import Armin
+from armin_engine.errors import EngineError
 from armin_engine.plan import Outcome
 
 
@@ -41,12 +42,18 @@ class Service(Protocol):
         """Start a verification, or look at one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Part of the group commit."""
 
     command: records.Command
     render: Callable[[int, Outcome], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Several writes that came in one command; part of the group commit, each answered by itself."""
+
+    parts: tuple[Write | EngineError, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +88,4 @@ class Lease:
     request: str | None
 
 
-Parsed = Write | Read | Barrier | Change | Lease
+Parsed = Write | Pipeline | Read | Barrier | Change | Lease

@@ -16,6 +16,7 @@ FEATURES: Final[tuple[str, ...]] = (
     "meta",
     "keys",
     "groups",
+    "pipeline",
 )  # what a later daemon may have beyond the first armin/1
 DURABILITY: Final = {"journal_mode": "wal", "synchronous": "full", "fullfsync": True}
 
@@ -44,6 +45,7 @@ KEY_BYTES_MAX: Final = 256  # one idempotency key, UTF-8
 NAME_BYTES_MAX: Final = 512  # one session name, UTF-8
 BATCH_MESSAGES_MAX: Final = 10_000  # messages in one append_many
 BATCH_BYTES_MAX: Final = 16 << 20  # content and meta of one append_many
+PIPELINE_COMMANDS_MAX: Final = 1024  # commands in one pipeline
 PAGE_BYTES_MAX: Final = 1 << 20  # one reply page, but at least one item
 PAGE_ITEMS_MAX: Final = 10_000  # `limit` is clamped to this
 PAGE_ITEMS_DEFAULT: Final = 100
@@ -77,6 +79,7 @@ LIMITS: Final[dict[str, int]] = {
     "key_bytes": KEY_BYTES_MAX,
     "batch_messages": BATCH_MESSAGES_MAX,
     "batch_bytes": BATCH_BYTES_MAX,
+    "pipeline_commands": PIPELINE_COMMANDS_MAX,
     "page_bytes": PAGE_BYTES_MAX,
     "page_items": PAGE_ITEMS_MAX,
     "tails": TAILS_MAX,
@@ -129,6 +132,7 @@ OPS: Final[dict[str, Fields]] = {
     "append": Fields(("session_id", "role", "content"), ("meta", "key", "after_key", "expect_seq")),
     "append_many": Fields(("session_id", "messages"), ("key", "after_key", "expect_seq")),
     "close_session": Fields(("session_id",)),
+    "pipeline": Fields(("commands",)),
     "session": Fields((), ("session_id", "name")),
     "sessions": Fields((), ("after", "before", "limit", "closed")),
     "tails": Fields(("session_ids",)),

@@ -42,6 +42,11 @@ def page(position: int, name: str, items: Iterable[bytes], count: int, fields: M
     return b"".join(parts)
 
 
+def pipeline(position: int, each: Sequence[bytes]) -> bytes:
+    """The reply to `pipeline`: what each of its commands would have been answered."""
+    return page(position, "replies", each, len(each), {})
+
+
 def session(position: int, packed_session: bytes, *, duplicate: bool = False) -> bytes:
     """A reply of one session."""
     head = _packer.pack_map_header(4 if duplicate else 3)

@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from armin_engine import memory, recovery
 from armin_engine.derived import Derived
 from armin_engine.effects import NullSink, SideEffectSink
 from armin_engine.errors import EngineError, StorageFailed
-from armin_engine.facts import Event, Fact, Kind, pack_message_event
+from armin_engine.facts import Event, pack_message_event
 from armin_engine.keys import Key, Stored
 from armin_engine.live import LiveHub
 from armin_engine.plan import Outcome, Plan
@@ -28,7 +29,6 @@ from armin_engine.records import (
     Command,
     Created,
     CreateSession,
-    Rows,
     check_id,
     check_key,
     check_messages,
@@ -169,11 +169,10 @@ class Armin(Derived):
             return [error] * len(commands)
         plan = self._plan(stored)
         outcomes: list[Outcome] = []
-        wrote: list[bool] = []
+        sizes = [0]
         for command in commands:
-            before = len(plan.facts)
             outcomes.append(plan.add(command))
-            wrote.append(len(plan.facts) > before or type(command) is Rows)
+            sizes.append(plan.size)
         if not plan.size:
             return outcomes
         try:
@@ -181,8 +180,8 @@ class Armin(Derived):
         except StorageFailed as error:
             self.counters.commits_failed += 1
             return [
-                error if written else self._outcome_without(command, stored, error)
-                for command, written in zip(commands, wrote, strict=True)
+                error if after > before else self._outcome_without(command, stored, error)
+                for command, (before, after) in zip(commands, pairwise(sizes), strict=True)
             ]
         events = self._derive(committed)
         self._unannounced.append(events)
@@ -201,16 +200,17 @@ class Armin(Derived):
         return error if plan.size else outcome
 
     def _derive(self, committed: Committed) -> list[Event]:
-        events = [self._event_of(fact, self.take(fact)) for fact in committed.facts]
+        facts = committed.facts
+        events = [
+            pack_message_event(fact.position, fact.session_id, packed)
+            if packed
+            else self.event(fact.position)
+            for fact, packed in zip(facts, self.take(facts), strict=True)
+        ]
         self.counters.commits += 1
         self.counters.facts += len(events)
         self._warn_of_memory()
         return events
-
-    def _event_of(self, fact: Fact, packed: bytes) -> Event:
-        if fact.kind is Kind.MESSAGE_APPENDED:
-            return pack_message_event(fact.position, fact.session_id, packed)
-        return self.event(fact.position)
 
     def _announce(self) -> None:
         if self._announcing:  # called from a listener or a sink: whoever announces now goes on with it

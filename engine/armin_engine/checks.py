@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from armin_engine import limits
 from armin_engine.errors import BadRequest, TooLarge
@@ -15,8 +14,7 @@ from armin_engine.facts import ROLES, Meta, pack_meta
 ROLE_NUMBERS: Final = {name: number for number, name in enumerate(ROLES)}
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(NamedTuple):
     """A message to be appended: role number, content, meta, and what they weigh in bytes."""
 
     role: int
@@ -189,10 +187,23 @@ def check_messages(messages: Sequence[Mapping[str, object]]) -> tuple[NewMessage
     if not isinstance(messages, list | tuple):
         raise BadRequest("messages must be a list", field="messages")
     check_batch_count(len(messages))
-    return check_batch([_message_from_map(message, f"messages[{i}]") for i, message in enumerate(messages)])
+    return check_batch([_plain(each) or _message_from_map(each, i) for i, each in enumerate(messages)])
 
 
-def _message_from_map(message: object, where: str) -> NewMessage:
+def _plain(message: object) -> NewMessage | None:
+    """What most messages are, at a third of the cost; None for whatever needs a closer look."""
+    if type(message) is not dict or len(message) != 2:
+        return None
+    content, role = message.get("content"), message.get("role")
+    if type(content) is not str or type(role) is not str or role not in ROLE_NUMBERS:
+        return None
+    if not content.isascii() or len(content) > limits.CONTENT_BYTES_MAX:
+        return None
+    return NewMessage(ROLE_NUMBERS[role], content, None, len(content))
+
+
+def _message_from_map(message: object, index: int) -> NewMessage:
+    where = f"messages[{index}]"
     if not isinstance(message, Mapping):
         raise BadRequest(f"{where} must be a map", field=where)
     for name in message:

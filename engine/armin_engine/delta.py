@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from armin_engine.chunks import History
-from armin_engine.facts import Fact, Kind, Message, SessionInfo, message_from, pack_message, unpack
+from armin_engine.facts import Fact, Message, SessionInfo, message_from, unpack
 from armin_engine.snapshot import SessionSnapshot
 
 
@@ -92,16 +92,10 @@ class DeltaStore:
             delta = self._sessions[base.id] = SessionDelta(base)
         return delta
 
-    def take(self, delta: SessionDelta, fact: Fact) -> bytes:
-        """Take in a message or a closure; returns the packed message, or nothing."""
-        if fact.kind is Kind.SESSION_CLOSED:
-            delta.closed_at = fact.position
-            return b""
-        packed = pack_message(fact)
-        delta.messages.append(packed)
-        self.messages += 1
-        self.bytes += len(packed)
-        return packed
+    def grew(self, messages: int, size: int) -> None:
+        """So many messages of so many bytes were put into the sessions here."""
+        self.messages += messages
+        self.bytes += size
 
     def drain(self) -> list[SessionSnapshot]:
         """Fold everything for the next snapshot, and start empty. Views already handed out stay."""

@@ -9,12 +9,15 @@ from armin_engine.chunks import History
 from armin_engine.delta import DeltaStore, DeltaView, SessionDelta
 from armin_engine.errors import BadRequest, Conflict, CursorInvalid, SessionNotFound, StorageFailed
 from armin_engine.facts import (
+    MESSAGE_APPENDED,
+    SESSION_CREATED,
     Event,
     Fact,
     Kind,
     SessionInfo,
     pack_closed_event,
     pack_created_event,
+    pack_message,
     pack_message_event,
     unpack,
 )
@@ -37,20 +40,39 @@ class Derived:
 
     # --- deriving ---
 
-    def take(self, fact: Fact) -> bytes:
-        """Take in a committed fact; returns a message packed. For the engine and recovery only."""
-        self.log.append(fact)
-        if fact.kind is Kind.SESSION_CREATED:
+    def take(self, facts: Sequence[Fact]) -> list[bytes]:
+        """Take in committed facts; returns the messages among them packed, b"" for each other fact.
+
+        For the engine and recovery only.
+        """
+        taken: list[bytes] = []
+        session_id, messages, count, size = 0, list[bytes](), 0, 0
+        for fact in facts:
+            if fact.kind is not MESSAGE_APPENDED:
+                taken.append(b"")
+                self._take_other(fact)
+                continue
+            if fact.session_id != session_id:
+                session_id = fact.session_id
+                messages = self._touched(session_id).messages
+            packed = pack_message(fact)
+            messages.append(packed)
+            taken.append(packed)
+            count += 1
+            size += len(packed)
+        self._delta.grew(count, size)
+        self.history_bytes += count * memory.MESSAGE_OVERHEAD_BYTES + size
+        self.log.extend(facts)  # last: what it speaks of is there, even if this is cut off by Ctrl-C
+        return taken
+
+    def _take_other(self, fact: Fact) -> None:
+        if fact.kind is SESSION_CREATED:
             session = self._delta.create(fact)
             self._index.add(fact.session_id, session.name)
             self.history_bytes += memory.SESSION_OVERHEAD_BYTES + len(session.packed_meta or b"")
-            return b""
-        packed = self._delta.take(self._touched(fact.session_id), fact)
-        if fact.kind is Kind.SESSION_CLOSED:
-            self._index.close(fact.session_id)
         else:
-            self.history_bytes += memory.MESSAGE_OVERHEAD_BYTES + len(packed)
-        return packed
+            self._touched(fact.session_id).closed_at = fact.position
+            self._index.close(fact.session_id)
 
     def _touched(self, session_id: int) -> SessionDelta:
         delta = self._delta.get(session_id)

@@ -29,15 +29,8 @@ _EMPTY: Final = text_digest("")
 
 def chain(previous: bytes, fact: Fact) -> bytes:
     """The digest of a fact's row, given the one before it (GENESIS for the first)."""
-    row = _ROW.pack(
-        previous,
-        fact.position,
-        fact.kind,
-        fact.session_id,
-        fact.message_id,
-        fact.role,
-        fact.created_at,
-        fact.content_digest or (text_digest(fact.content) if fact.content else _EMPTY),
-        text_digest(fact.meta.json) if fact.meta else _EMPTY,
-    )
+    position, kind, session_id, message_id, _, role, content, created_at, meta, digest = fact
+    of_content = digest or (text_digest(content) if content else _EMPTY)
+    of_meta = text_digest(meta.json) if meta else _EMPTY
+    row = _ROW.pack(previous, position, kind, session_id, message_id, role, created_at, of_content, of_meta)
     return blake2b(row, digest_size=DIGEST_BYTES).digest()

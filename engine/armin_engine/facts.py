@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -29,6 +30,11 @@ class Kind(IntEnum):
     MESSAGE_APPENDED = 2
     SESSION_CLOSED = 3
 
+
+# A member looked up in its enum takes longer than a message's hash; these are for where every fact passes.
+SESSION_CREATED: Final = Kind.SESSION_CREATED
+MESSAGE_APPENDED: Final = Kind.MESSAGE_APPENDED
+SESSION_CLOSED: Final = Kind.SESSION_CLOSED
 
 EVENT_TYPES: Final = {
     Kind.SESSION_CREATED: "session_created",
@@ -73,6 +79,10 @@ class Fact(NamedTuple):
     created_at: int  # milliseconds since the epoch; 0 for a closure
     meta: Meta | None
     content_digest: bytes | None = None  # of the content, where it was hashed before
+
+
+# A Fact of all its fields in order, at half the cost of naming the class.
+new_fact: Final = partial(tuple.__new__, Fact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,8 @@ class Event(NamedTuple):
         return dict(unpack(self.packed))
 
 
+_new_event: Final = partial(tuple.__new__, Event)
+
 # --- packed forms ------------------------------------------------------------------------------------
 
 _ID: Final = _pack("id")
@@ -150,8 +162,11 @@ _MESSAGE_6: Final = _packer.pack_map_header(6) + _ID
 _MESSAGE_7: Final = _packer.pack_map_header(7) + _ID
 _ROLE_CONTENT: Final = tuple(_ROLE + _pack(name) + _CONTENT for name in ROLES)
 _EVENT_TYPE: Final = {kind: _pack("type") + _pack(name) + _SESSION_ID for kind, name in EVENT_TYPES.items()}
+_MESSAGE_TYPE: Final = _EVENT_TYPE[Kind.MESSAGE_APPENDED]
 _MESSAGE: Final = _pack("message")
 _POSITION: Final = {size: _packer.pack_map_header(size) + _pack("position") for size in range(3, 7)}
+
+_POSITION_4: Final = _POSITION[4]
 
 # The most that a packed message can weigh beside its content and meta; beyond it, measure.
 _MESSAGE_OVERHEAD_MAX: Final = 128
@@ -164,22 +179,20 @@ def unpack(packed: bytes) -> Any:
 
 def pack_message(fact: Fact) -> bytes:
     """The map `{id, session_id, seq, role, content, created_at, meta?}` of a message fact."""
-    head = _MESSAGE_6 if fact.meta is None else _MESSAGE_7
-    packed: bytes = b"".join(
-        (
-            head,
-            _pack(fact.message_id),
-            _SESSION_ID,
-            _pack(fact.session_id),
-            _SEQ,
-            _pack(fact.seq),
-            _ROLE_CONTENT[fact.role],
-            _pack(fact.content),
-            _CREATED_AT,
-            _pack(fact.created_at),
-        )
+    _, _, session_id, message_id, seq, role, content, created_at, meta, _ = fact
+    parts = (
+        _MESSAGE_6 if meta is None else _MESSAGE_7,
+        _pack(message_id),
+        _SESSION_ID,
+        _pack(session_id),
+        _SEQ,
+        _pack(seq),
+        _ROLE_CONTENT[role],
+        _pack(content),
+        _CREATED_AT,
+        _pack(created_at),
     )
-    return packed if fact.meta is None else packed + _META + fact.meta.packed
+    return b"".join(parts if meta is None else (*parts, _META, meta.packed))
 
 
 def message_from(packed: Mapping[str, Any]) -> Message:
@@ -191,17 +204,8 @@ def pack_message_event(position: int, session_id: int, message: bytes) -> Event:
     """The event of a packed message; one too large for a stream goes without content and meta."""
     if len(message) > limits.EVENT_BYTES_MAX:
         message = _elide(message)
-    packed = b"".join(
-        (
-            _POSITION[4],
-            _pack(position),
-            _EVENT_TYPE[Kind.MESSAGE_APPENDED],
-            _pack(session_id),
-            _MESSAGE,
-            message,
-        )
-    )
-    return Event(position, Kind.MESSAGE_APPENDED, session_id, packed)
+    parts = (_POSITION_4, _pack(position), _MESSAGE_TYPE, _pack(session_id), _MESSAGE, message)
+    return _new_event((position, MESSAGE_APPENDED, session_id, b"".join(parts)))
 
 
 def _elide(message: bytes) -> bytes:

@@ -43,10 +43,10 @@ def append_request(messages: Sequence[NewMessage], digests: Sequence[bytes]) -> 
     What the append expects to be so beforehand is no part of it.
     """
     parts: list[bytes] = []
-    for message, digest in zip(messages, digests, strict=True):
-        parts += (_ROLE_PLAIN[message.role], digest)
-        if message.meta is not None:
-            parts += (_META, text_digest(message.meta.json))
+    for (role, _, meta, _), digest in zip(messages, digests, strict=True):
+        parts += (_ROLE_PLAIN[role], digest)
+        if meta is not None:
+            parts += (_META, text_digest(meta.json))
     request = b"".join(parts)
     return request if len(messages) == 1 else blake2b(request, digest_size=DIGEST_BYTES).digest()
 
@@ -71,10 +71,11 @@ class Keys:
         found: set[Key] = set()
         for command in commands:
             if type(command) is Append:
-                if command.key is not None and command.key <= highest:
-                    found.add((command.key, command.session_id))
-                if command.after_key is not None and command.after_key <= highest:
-                    found.add((command.after_key, command.session_id))
+                session_id, _, _, key, after_key = command
+                if key is not None and key <= highest:
+                    found.add((key, session_id))
+                if after_key is not None and after_key <= highest:
+                    found.add((after_key, session_id))
             elif type(command) is CreateSession and command.key is not None and command.key <= highest:
                 found.add((command.key, NO_SESSION))
         return found
@@ -90,4 +91,4 @@ class Keys:
 
     def committed(self, rows: Sequence[KeyRow]) -> None:
         """These are in the file now."""
-        self._highest = max(self._highest, *(row[0] for row in rows))
+        self._highest = max(self._highest, max(rows)[0])

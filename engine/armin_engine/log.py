@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from armin_engine.facts import Fact, Kind
@@ -34,10 +35,10 @@ class Log:
         """The last committed position, 0 before the first fact."""
         return len(self._sessions)
 
-    def append(self, fact: Fact) -> None:
-        """Take in the next fact."""
-        self._sessions.append(fact.session_id)
-        self._slots.append(fact.seq << _KIND_BITS | fact.kind)
+    def extend(self, facts: Sequence[Fact]) -> None:
+        """Take in the next facts."""
+        self._sessions.extend([fact.session_id for fact in facts])
+        self._slots.extend([fact.seq << _KIND_BITS | fact.kind for fact in facts])
 
     def entry(self, position: int) -> Entry:
         """What `position` speaks of, 1 to `self.position`."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from armin_engine import limits
 from armin_engine.digest import text_digest
 from armin_engine.errors import Conflict, EngineError, SessionClosed, SessionNotFound, StorageFailed
+from armin_engine.facts import MESSAGE_APPENDED, new_fact
 from armin_engine.keys import NO_SESSION, Key, KeyRow, Stored, append_request, create_request
 from armin_engine.records import (
     Append,
@@ -161,13 +162,14 @@ class Plan:
         return Created(info, duplicate=False)
 
     def _append(self, command: Append) -> Appended:
-        session = self._session(command.session_id)
-        if command.key is None:
+        session_id, messages, _, name, _ = command
+        session = self._session(session_id)
+        if name is None:
             self._check_follows(command)
             return self._append_anew(command, session, None)
-        key = command.key, command.session_id
-        digests = [text_digest(message.content) for message in command.messages]
-        request = append_request(command.messages, digests)
+        key = name, session_id
+        digests = [text_digest(message.content) for message in messages]
+        request = append_request(messages, digests)
         if key in self._new_keys:
             first, outcome = self._new_keys[key]
             _check_same(request, first)
@@ -176,7 +178,7 @@ class Plan:
         if key in self._stored:
             stored = self._stored[key]
             _check_same(request, stored.request)
-            return self._memory.appended_at(command.session_id, stored.position, stored.length)
+            return self._memory.appended_at(session_id, stored.position, stored.length)
         self._check_follows(command)
         outcome = self._append_anew(command, session, digests)
         self._remember(key, request, outcome.first_at, outcome.count, outcome)
@@ -214,26 +216,17 @@ class Plan:
         count = len(command.messages)
         first_id, first_at = self._message_id + 1, self._position + 1
         _check_room(self._message_id + count, "message")
-        for index, message in enumerate(command.messages):
-            seq += 1
-            self._message_id += 1
-            self._position += 1
+        kind, now = MESSAGE_APPENDED, self._now
+        for index, (role, content, meta, _) in enumerate(command.messages):
+            digest = None if digests is None else digests[index]
+            at, number = first_at + index, first_id + index
             self.facts.append(
-                Fact(
-                    self._position,
-                    Kind.MESSAGE_APPENDED,
-                    session_id,
-                    self._message_id,
-                    seq,
-                    message.role,
-                    message.content,
-                    self._now,
-                    message.meta,
-                    None if digests is None else digests[index],
-                )
+                new_fact((at, kind, session_id, number, seq + 1 + index, role, content, now, meta, digest))
             )
-        self._draft(session_id, session).seq = seq
-        return Appended(first_id, seq - count + 1, first_at, count, self._now)
+        self._message_id += count
+        self._position += count
+        self._draft(session_id, session).seq = seq + count
+        return Appended(first_id, seq + 1, first_at, count, now)
 
     def _close(self, command: CloseSession) -> Closed:
         session = self._session(command.session_id)

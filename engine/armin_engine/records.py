@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from armin_engine.checks import (
     ROLE_NUMBERS,
@@ -50,8 +50,7 @@ class CreateSession:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Append messages to one session: all or nothing, consecutive.
 
     `key` makes a resend harmless; `after_key` is the key of the write that this one must follow.

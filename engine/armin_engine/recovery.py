@@ -30,8 +30,7 @@ def recover(
     check_memory(int(store.live_bytes() * memory.FILE_SHARE_MIN))
     with _no_garbage_collection():
         for committed, total in store.recovered():
-            for fact in committed.facts:
-                derived.take(fact)
+            derived.take(committed.facts)
             check_memory(0)
             if derived.delta_messages >= FOLD_MESSAGES or derived.delta_bytes >= FOLD_BYTES:
                 derived.fold()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
 from armin_engine import digest
-from armin_engine.facts import Fact, Kind
+from armin_engine.facts import MESSAGE_APPENDED, SESSION_CLOSED, SESSION_CREATED, Fact
 from armin_engine.keys import KeyRow
 from armin_engine.records import Rows
 
@@ -29,35 +30,37 @@ def insert(
 
 
 def _insert_facts(writer: sqlite3.Connection, facts: Sequence[Fact], head: bytes) -> bytes:
-    log = []
+    log: list[tuple[Any, ...]] = []
+    messages: list[tuple[Any, ...]] = []
+    metas: list[tuple[int, str]] = []
+    others: list[Fact] = []
     for fact in facts:
         head = digest.chain(head, fact)
-        log.append((fact.position, fact.kind, fact.session_id, fact.message_id, head))
-    created = [fact for fact in facts if fact.kind is Kind.SESSION_CREATED]
-    appended = [fact for fact in facts if fact.kind is Kind.MESSAGE_APPENDED]
+        position, kind, session_id, message_id, _, role, content, created_at, meta, _ = fact
+        log.append((position, kind, session_id, message_id, head))
+        if kind is not MESSAGE_APPENDED:
+            others.append(fact)
+            continue
+        messages.append((message_id, session_id, role, content, created_at))
+        if meta is not None:
+            metas.append((message_id, meta.json))
+    if others:
+        _insert_sessions(writer, others)
     run = writer.executemany
-    if created:
-        run("INSERT INTO sessions VALUES (?, 0, ?)", [(f.session_id, f.created_at) for f in created])
-        run(
-            "INSERT INTO session_names VALUES (?, ?)",
-            [(f.content, f.session_id) for f in created if f.content],
-        )
-        run(
-            "INSERT INTO session_meta VALUES (?, ?)",
-            [(f.session_id, f.meta.json) for f in created if f.meta],
-        )
-    if appended:
-        run(
-            "INSERT INTO messages VALUES (?, ?, ?, ?, ?)",
-            [(f.message_id, f.session_id, f.role, f.content, f.created_at) for f in appended],
-        )
-        run(
-            "INSERT INTO message_meta VALUES (?, ?)",
-            [(f.message_id, f.meta.json) for f in appended if f.meta],
-        )
-    run(
-        "UPDATE sessions SET closed = 1 WHERE id = ?",
-        [(f.session_id,) for f in facts if f.kind is Kind.SESSION_CLOSED],
-    )
+    if messages:
+        run("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", messages)
+    if metas:
+        run("INSERT INTO message_meta VALUES (?, ?)", metas)
+    closed = [(fact.session_id,) for fact in others if fact.kind is SESSION_CLOSED]
+    if closed:
+        run("UPDATE sessions SET closed = 1 WHERE id = ?", closed)
     run("INSERT INTO log VALUES (?, ?, ?, ?, ?)", log)
     return head
+
+
+def _insert_sessions(writer: sqlite3.Connection, facts: Sequence[Fact]) -> None:
+    created = [fact for fact in facts if fact.kind is SESSION_CREATED]
+    run = writer.executemany
+    run("INSERT INTO sessions VALUES (?, 0, ?)", [(f.session_id, f.created_at) for f in created])
+    run("INSERT INTO session_names VALUES (?, ?)", [(f.content, f.session_id) for f in created if f.content])
+    run("INSERT INTO session_meta VALUES (?, ?)", [(f.session_id, f.meta.json) for f in created if f.meta])

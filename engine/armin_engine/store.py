@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from armin_engine import digest, durable, upgrade
 from armin_engine.errors import CorruptDatabase, OpenError, StorageFailed
-from armin_engine.facts import Fact
+from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact
 from armin_engine.failures import FailureLog
 from armin_engine.keys import Key, KeyRow, Keys, Stored
 from armin_engine.lock import OwnerLock
@@ -299,10 +299,7 @@ class SQLiteStore:
         self._head, self._data_version = head, data_version
         if facts:
             self._position = facts[-1].position
-            self._sequences = Sequences(
-                max(self._sequences.sessions, *(fact.session_id for fact in facts)),
-                max(self._sequences.messages, *(fact.message_id for fact in facts)),
-            )
+            self._sequences = _sequences_after(self._sequences, facts)
         if keys:
             self._keys.committed(keys)
         return Committed(facts, _SEAL)
@@ -418,6 +415,13 @@ class SQLiteStore:
         self._refused = ("the engine is closed", "closed")
         if self._lock is not None:
             self._lock.release()
+
+
+def _sequences_after(sequences: Sequences, facts: Sequence[Fact]) -> Sequences:
+    """Ids ascend, so the last one of each kind is the greatest."""
+    sessions = (fact.session_id for fact in reversed(facts) if fact.kind is SESSION_CREATED)
+    messages = (fact.message_id for fact in reversed(facts) if fact.kind is MESSAGE_APPENDED)
+    return Sequences(next(sessions, sequences.sessions), next(messages, sequences.messages))
 
 
 def _connect(path: Path | str) -> sqlite3.Connection:

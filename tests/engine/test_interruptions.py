@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from armin_engine import Append, Armin, RecordingSink, StorageFailed
+from armin_engine import Append, Armin, RecordingSink, StorageFailed, derived
+from armin_engine.facts import pack_message
 from armin_engine.records import NewMessage
 from engine.observe import append, contents, create, everything, messages, positions
 
@@ -94,20 +95,21 @@ def test_an_interruption_right_after_the_commit_ends_all_writing(armin: Armin, o
 def test_an_interruption_while_memory_takes_a_commit_in_ends_all_writing(
     armin: Armin, open_engine, monkeypatch, after
 ):
-    real, left = armin.take, [after]
+    left = [after]
 
-    def take(fact):
+    def pack(fact):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return real(fact)
+        return pack_message(fact)
 
-    monkeypatch.setattr(armin, "take", take)
+    monkeypatch.setattr(derived, "pack_message", pack)
     with pytest.raises(KeyboardInterrupt):
         armin.apply([append(1, "a", "b", "c")])
     with pytest.raises(StorageFailed, match="interrupted"):
         armin.create_session()
     assert contents(messages(armin, 1)) == ["before", "a", "b", "c"][: 1 + after]
+    assert positions(armin.events().events) == [1, 2]
     armin.close()
     assert contents(messages(open_engine(), 1)) == ["before", "a", "b", "c"]
 
