@@ -110,6 +110,7 @@ def test_an_interruption_while_memory_takes_a_commit_in_ends_all_writing(
         armin.create_session()
     assert contents(messages(armin, 1)) == ["before", "a", "b", "c"][: 1 + after]
     assert positions(armin.events().events) == [1, 2]
+    monkeypatch.undo()
     armin.close()
     assert contents(messages(open_engine(), 1)) == ["before", "a", "b", "c"]
 
