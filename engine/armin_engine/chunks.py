@@ -10,9 +10,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from armin_engine import limits
+
+ENDS: Final = "I"  # offsets in a chunk: it is small, or one message
 
 
 class Chunk:
@@ -42,13 +44,13 @@ class Chunk:
 
 def seal(first: int, messages: Sequence[bytes]) -> Chunk:
     """Join packed messages to a chunk."""
-    return Chunk(first, b"".join(messages), array("Q", accumulate(map(len, messages))))
+    return Chunk(first, b"".join(messages), array(ENDS, accumulate(map(len, messages))))
 
 
 def _merge(left: Chunk, right: Chunk) -> Chunk:
     shift = len(left.data)
     return Chunk(
-        left.first, left.data + right.data, left.ends + array("Q", [end + shift for end in right.ends])
+        left.first, left.data + right.data, left.ends + array(ENDS, [end + shift for end in right.ends])
     )
 
 
@@ -81,6 +83,41 @@ def _sealed_runs(first: int, messages: Sequence[bytes]) -> list[Chunk]:
     if run:
         runs.append(seal(first, run))
     return runs
+
+
+class ChunkWriter:
+    """The chunks of one session as recovery fills them: each is sealed once, when it is full.
+
+    So no message waits as an object of its own, and memory stays in one piece.
+    """
+
+    __slots__ = ("_chunks", "_data", "_ends", "_first")
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._first = 1
+        self._data = bytearray()
+        self._ends = array(ENDS)
+
+    def append(self, packed: bytes) -> None:
+        """Take the next message."""
+        data = self._data
+        if data and len(data) + len(packed) > limits.CHUNK_BYTES:
+            self._seal()
+            data = self._data
+        data += packed
+        self._ends.append(len(data))
+
+    def _seal(self) -> None:
+        self._chunks.append(Chunk(self._first, bytes(self._data), self._ends[:]))  # at their exact sizes
+        self._first += len(self._ends)
+        self._data, self._ends = bytearray(), array(ENDS)
+
+    def sealed(self) -> tuple[Chunk, ...]:
+        """All chunks; to be asked for once, at the end."""
+        if self._ends:
+            self._seal()
+        return tuple(self._chunks)
 
 
 class Slice(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from armin_engine import limits, memory
 from armin_engine.chunks import History
@@ -67,12 +67,29 @@ class Derived:
 
     def _take_other(self, fact: Fact) -> None:
         if fact.kind is SESSION_CREATED:
-            session = self._delta.create(fact)
-            self._index.add(fact.session_id, session.name)
-            self.history_bytes += memory.SESSION_OVERHEAD_BYTES + len(session.packed_meta or b"")
+            self._delta.create(fact)
         else:
             self._touched(fact.session_id).closed_at = fact.position
+        self._note_other(fact)
+
+    def _note_other(self, fact: Fact) -> None:
+        if fact.kind is SESSION_CREATED:
+            self._index.add(fact.session_id, fact.content or None)
+            self.history_bytes += memory.SESSION_OVERHEAD_BYTES + (len(fact.meta.packed) if fact.meta else 0)
+        else:
             self._index.close(fact.session_id)
+
+    def recovering(self, facts: Sequence[Fact], size: int) -> None:
+        """Take in what recovery has read, but for the sessions' messages, which weigh `size` bytes packed."""
+        others = [fact for fact in facts if fact.kind is not MESSAGE_APPENDED]
+        for fact in others:
+            self._note_other(fact)
+        self.history_bytes += (len(facts) - len(others)) * memory.MESSAGE_OVERHEAD_BYTES + size
+        self.log.extend(facts)
+
+    def recovered(self, sessions: Iterable[SessionSnapshot]) -> None:
+        """Take in every session, in order of creation, as the first snapshot."""
+        self._snapshot = self._snapshot.advanced(self.position, sessions)
 
     def _touched(self, session_id: int) -> SessionDelta:
         delta = self._delta.get(session_id)

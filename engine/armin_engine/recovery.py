@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from armin_engine import memory
+from armin_engine.chunks import ChunkWriter
 from armin_engine.derived import Derived
 from armin_engine.errors import MemoryExceeded
+from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact, pack_message
+from armin_engine.snapshot import SessionSnapshot
 from armin_engine.store import SQLiteStore
 
-# How much is taken in between two folds into the snapshot: a fold costs what it touches, and what
-# waits for it is held twice for a moment.
-FOLD_MESSAGES: Final = 100_000
-FOLD_BYTES: Final = 32 << 20
+
+class _Recovered(ChunkWriter):
+    """One session as far as it has been read."""
+
+    __slots__ = ("closed_at", "created")
+
+    def __init__(self, created: Fact) -> None:
+        super().__init__()
+        self.created = created
+        self.closed_at = 0
+
+    def session(self) -> SessionSnapshot:
+        """The session, all of it having been read."""
+        created, chunks = self.created, self.sealed()
+        return SessionSnapshot(
+            created.session_id,
+            created.created_at,
+            created.content or None,
+            created.meta.packed if created.meta else None,
+            chunks,
+            chunks[-1].last if chunks else 0,
+            self.closed_at,
+        )
 
 
 def recover(
@@ -25,18 +46,33 @@ def recover(
     check_memory: Callable[[int], None],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Take every stored fact as if it had just been committed; nothing is announced."""
+    """Take every stored fact as if it had just been committed and folded; nothing is announced."""
     store.note("recovering")
     check_memory(int(store.live_bytes() * memory.FILE_SHARE_MIN))
+    sessions: dict[int, _Recovered] = {}
     with _no_garbage_collection():
         for committed, total in store.recovered():
-            derived.take(committed.facts)
+            size = _take(committed.facts, sessions)
+            derived.recovering(committed.facts, size)
             check_memory(0)
-            if derived.delta_messages >= FOLD_MESSAGES or derived.delta_bytes >= FOLD_BYTES:
-                derived.fold()
             if progress is not None:
                 progress(derived.position, total)
-        derived.fold()
+        derived.recovered(sessions.pop(number).session() for number in list(sessions))
+
+
+def _take(facts: Sequence[Fact], sessions: dict[int, _Recovered]) -> int:
+    """Put facts to their sessions; returns what the messages weigh, packed."""
+    size = 0
+    for fact in facts:
+        if fact.kind is MESSAGE_APPENDED:
+            packed = pack_message(fact)
+            sessions[fact.session_id].append(packed)
+            size += len(packed)
+        elif fact.kind is SESSION_CREATED:
+            sessions[fact.session_id] = _Recovered(fact)
+        else:
+            sessions[fact.session_id].closed_at = fact.position
+    return size
 
 
 @contextmanager

@@ -50,7 +50,6 @@ logger = logging.getLogger(__name__)
 MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0  # how long a foreign writer may hold up a commit before it fails
 CACHE_KIB: Final = 16 << 10
-RECOVERY_ROWS: Final = 2_000  # facts read and derived at a time
 NEW_SUFFIX: Final = ".new"  # the file while it is being made
 
 
@@ -197,17 +196,12 @@ class SQLiteStore:
         try:
             total, last_ids = last_position(self.reader), sequences(self.reader)
             replay = Replay()
-            facts: list[Fact] = []
-            for fact, stored in stored_facts(self.reader, replay):
-                facts.append(fact)
-                self._position, self._head = fact.position, stored
-                if len(facts) == RECOVERY_ROWS:
+            for facts, digests in stored_facts(self.reader, replay):
+                if facts:
+                    self._position, self._head = facts[-1].position, digests[-1]
                     yield Committed(facts, _SEAL), total
-                    facts = []
             if replay.last_session > last_ids.sessions or replay.last_message > last_ids.messages:
                 raise CorruptDatabase(f"sqlite_sequence has {last_ids}, but the log holds later ids")
-            if facts:
-                yield Committed(facts, _SEAL), total
         except sqlite3.Error as error:
             raise reading_failed(self.path, error) from error
         except CorruptDatabase as error:

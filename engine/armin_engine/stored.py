@@ -9,21 +9,35 @@ from typing import Any, Final, NamedTuple
 
 from armin_engine.digest import DIGEST_BYTES, GENESIS
 from armin_engine.errors import CorruptDatabase
-from armin_engine.facts import Fact, Kind, Meta, meta_from_json
+from armin_engine.facts import (
+    MESSAGE_APPENDED,
+    SESSION_CLOSED,
+    SESSION_CREATED,
+    Fact,
+    Kind,
+    Meta,
+    meta_from_json,
+    new_fact,
+)
 
 _FACTS: Final = """
     SELECT l.position, l.kind, l.session_id, l.message_id, l.digest,
-           m.session_id, m.role, m.content, m.created_at, mm.meta,
-           s.created_at, n.name, sm.meta
+           m.session_id, m.role, m.content, m.created_at, mm.meta
     FROM log AS l
     LEFT JOIN messages AS m ON l.kind = 2 AND m.id = l.message_id
     LEFT JOIN message_meta AS mm ON l.kind = 2 AND mm.message_id = l.message_id
-    LEFT JOIN sessions AS s ON s.id = l.session_id
-    LEFT JOIN session_names AS n ON l.kind = 1 AND n.session_id = l.session_id
-    LEFT JOIN session_meta AS sm ON l.kind = 1 AND sm.session_id = l.session_id
 """
 
+# Asked for each creation: as further joins of every row, these would make reading a third slower.
+_CREATION: Final = """
+    SELECT s.created_at, n.name, sm.meta
+    FROM sessions AS s
+    LEFT JOIN session_names AS n ON n.session_id = s.id
+    LEFT JOIN session_meta AS sm ON sm.session_id = s.id
+    WHERE s.id = ?
+"""
 
+_NO_DIGEST: Final = "its digest is none"
 _ID: Final = re.compile("[0-9a-fA-F]{32}")
 
 
@@ -57,32 +71,57 @@ class Identity(NamedTuple):
     epoch: str
 
 
-def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[tuple[Fact, bytes]]:
-    """Every fact in order, each with the digest stored beside it; `replay` gives the seqs.
+ROWS_AT_ONCE: Final = 2000  # read in one go
 
-    Raises CorruptDatabase where the log has a hole, breaks its rules, or says what cannot be.
+
+class Stored(NamedTuple):
+    """Facts in order, and the digest that is stored beside each."""
+
+    facts: list[Fact]
+    digests: list[bytes]
+
+
+def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[Stored]:
+    """Every fact in order, some at a time; `replay` gives the seqs.
+
+    Raises CorruptDatabase where the log has a hole, breaks its rules, or says what cannot be; what comes
+    before that is handed out first.
     """
-    for expected, row in enumerate(_rows(connection), start=1):
-        if row[0] != expected:
-            raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
+    expected = 0
+    for rows in _rows(connection):
+        stored = Stored([], [])
+        facts, digests = stored
         try:
-            fact = _fact(row, replay)
+            for row in rows:
+                expected += 1
+                if row[0] != expected:
+                    raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
+                facts.append(
+                    _message(row, replay) if row[1] == MESSAGE_APPENDED else _other(row, replay, connection)
+                )
+                digests.append(row[4])
         except ValueError as error:
+            yield stored
             raise CorruptDatabase(f"{_name(row, replay)}: {error}") from error
-        yield fact, row[4]
+        except (CorruptDatabase, sqlite3.Error):
+            yield stored
+            raise
+        yield stored
 
 
-def _rows(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+def _rows(connection: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     """The rows of the log in order, up to the one that cannot be read, which raises."""
     position = 0
     try:
-        for row in connection.execute(_FACTS + "ORDER BY l.position"):
-            position = row[0]
-            yield row
+        cursor = connection.execute(_FACTS + "ORDER BY l.position")
+        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+            position = rows[-1][0]
+            yield rows
     except sqlite3.Error:
-        # Python's module steps on before it hands out a row, so the last good one may be lost with the bad.
-        for at in (position + 1, position + 2):
-            yield from connection.execute(_FACTS + "WHERE l.position = ?", (at,)).fetchall()
+        # The good rows that were fetched together with the bad one are lost with it: again, one by one.
+        while rows := connection.execute(_FACTS + "WHERE l.position = ?", (position + 1,)).fetchall():
+            position += 1
+            yield rows
         raise
 
 
@@ -109,35 +148,41 @@ def digest_at(connection: sqlite3.Connection, position: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-_KINDS: Final = {int(kind): kind for kind in Kind}
-
-
-def _fact(row: tuple[Any, ...], replay: Replay) -> Fact:
-    position, number, session_id, message_id, digest = row[:5]
-    of_session, role, content, sent_at, message_meta, created_at, name, session_meta = row[5:]
-    kind = _KINDS.get(number)
-    if kind is None:
-        raise ValueError(f"there is no kind {number!r}")
+def _message(row: tuple[Any, ...], replay: Replay) -> Fact:
+    position, _, session_id, message_id, digest, of_session, role, content, created_at, meta = row
     if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise ValueError("its digest is none")
+        raise ValueError(_NO_DIGEST)
+    if of_session != session_id:
+        raise ValueError(f"message {message_id} is missing or in another session")
+    if role not in (0, 1, 2, 3) or type(content) is not str or type(created_at) is not int:
+        raise ValueError(f"message {message_id} has values that Armin never writes")
+    checked = None if meta is None else meta_from_json(meta)
+    seq = replay.append(session_id, message_id)
+    kind = MESSAGE_APPENDED
+    return new_fact((position, kind, session_id, message_id, seq, role, content, created_at, checked, None))
+
+
+def _other(row: tuple[Any, ...], replay: Replay, connection: sqlite3.Connection) -> Fact:
+    position, kind, session_id, _, digest = row[:5]
+    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+        raise ValueError(_NO_DIGEST)
+    if kind == SESSION_CREATED:
+        return _creation(position, session_id, replay, connection)
+    if kind != SESSION_CLOSED:
+        raise ValueError(f"there is no kind {kind!r}")
+    replay.close(session_id)
+    return Fact(position, SESSION_CLOSED, session_id, 0, 0, -1, "", 0, None)
+
+
+def _creation(position: int, session_id: Any, replay: Replay, connection: sqlite3.Connection) -> Fact:
+    row = connection.execute(_CREATION, (session_id,)).fetchone()
+    created_at, name, meta = (None, None, None) if row is None else row
     if type(created_at) is not int:
         raise ValueError(f"session {session_id} is missing or has no time")
-    if kind is Kind.MESSAGE_APPENDED:
-        if of_session != session_id:
-            raise ValueError(f"message {message_id} is missing or in another session")
-        if role not in (0, 1, 2, 3) or type(content) is not str or type(sent_at) is not int:
-            raise ValueError(f"message {message_id} has values that Armin never writes")
-        meta = _meta(message_meta)
-        seq = replay.append(session_id, message_id)
-        return Fact(position, kind, session_id, message_id, seq, role, content, sent_at, meta)
-    if kind is Kind.SESSION_CREATED:
-        if name is not None and (type(name) is not str or not name):
-            raise ValueError(f"session {session_id} has a name that Armin never writes")
-        meta = _meta(session_meta)
-        replay.create(session_id)
-        return Fact(position, kind, session_id, 0, 0, -1, name or "", created_at, meta)
-    replay.close(session_id)
-    return Fact(position, kind, session_id, 0, 0, -1, "", 0, None)
+    if name is not None and (type(name) is not str or not name):
+        raise ValueError(f"session {session_id} has a name that Armin never writes")
+    replay.create(session_id)
+    return Fact(position, SESSION_CREATED, session_id, 0, 0, -1, name or "", created_at, _meta(meta))
 
 
 def _meta(text: Any) -> Meta | None:

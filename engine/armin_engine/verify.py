@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from armin_engine import digest
@@ -157,7 +158,8 @@ class FileReader:
 
     def _facts(self) -> Iterator[Slice]:
         size = 0
-        for fact, stored in stored_facts(self._connection, self._replay):
+        rows = stored_facts(self._connection, self._replay)
+        for fact, stored in chain.from_iterable(zip(*each, strict=True) for each in rows):
             piece = self._piece
             self._head = digest.chain(self._head, fact)
             if self._head != stored:

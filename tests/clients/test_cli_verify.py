@@ -166,7 +166,7 @@ def rewrite_the_past(database: Path) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE messages SET content = 'forged' WHERE id = 3")
         head = GENESIS
-        for fact, _ in list(stored_facts(connection, Replay())):
+        for fact in [fact for facts, _ in stored_facts(connection, Replay()) for fact in facts]:
             head = chain(head, fact)
             connection.execute("UPDATE log SET digest = ? WHERE position = ?", (head, fact.position))
     connection.close()

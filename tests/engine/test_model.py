@@ -330,8 +330,7 @@ def test_random_histories_agree_with_a_plain_model(path, monkeypatch, seed):
     monkeypatch.setattr("armin_engine.limits.CHUNK_BYTES", chance.choice([300, 5000, 256 << 10]))
     monkeypatch.setattr("armin_engine.limits.SESSIONS_PER_LEAF", chance.choice([1, 4, 1024]))
     monkeypatch.setattr("armin_engine.limits.PAGE_BYTES_MAX", chance.choice([500, 20_000, 1 << 20]))
-    monkeypatch.setattr("armin_engine.recovery.FOLD_MESSAGES", chance.choice([1, 10, 20_000]))
-    monkeypatch.setattr("armin_engine.store.RECOVERY_ROWS", chance.choice([1, 7, 2000]))
+    monkeypatch.setattr("armin_engine.stored.ROWS_AT_ONCE", chance.choice([1, 7, 2000]))
     history = History(path, seed)
     try:
         for step in range(150):

@@ -126,8 +126,8 @@ def test_recovery_is_the_same_in_small_slices(open_engine, monkeypatch):
     lived(armin)
     before = restartable(armin)
     armin.close()
-    monkeypatch.setattr("armin_engine.store.RECOVERY_ROWS", 3)
-    monkeypatch.setattr("armin_engine.recovery.FOLD_MESSAGES", 10)
+    monkeypatch.setattr("armin_engine.stored.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("armin_engine.limits.CHUNK_BYTES", 1000)
     again = open_engine()
     assert restartable(again) == before
     assert again.delta_messages == 0
