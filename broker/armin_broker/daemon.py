@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -38,6 +39,7 @@ ACCEPT_BACKLOG: Final = 1024  # connections not yet accepted: all clients come b
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 LINGER_MS: Final = 1000  # how long the last replies and the goodbye may take to leave
 SWITCH_INTERVAL_S: Final = 0.0005  # a verification's thread gives way to the loop this soon
+FULL_COLLECTIONS: Final = 1_000_000  # collections of younger objects between two of all: next to never
 TCP_KEEPALIVE_IDLE_S: Final = 60  # a peer that vanished without a word is noticed in minutes
 
 
@@ -89,6 +91,7 @@ def serve(
                 config.database, sink=effects, memory_budget=config.memory_budget, progress=progress
             ) as armin,
         ):
+            _spare_history_from_collection()
             endpoints = _bind(config, sockets)
             bound = [(Path(path), os.stat(path)) for path in endpoints["ipc"].values()]
             loop = Loop(armin, config, commands, live, effects, wake.descriptor, endpoints)
@@ -210,6 +213,17 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OpenError(f"cannot make the directory {directory}: {error.strerror}") from None
+
+
+def _spare_history_from_collection() -> None:
+    """Let Python's garbage collector look at young objects alone.
+
+    What history is made of has no cycles and stays; to look through all of it stopped the loop for 0.2 s at
+    200,000 sessions, again and again. What errors leave behind in cycles is young.
+    """
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, FULL_COLLECTIONS)
 
 
 def _raise_descriptor_limit() -> None:

@@ -47,32 +47,42 @@ def seal(first: int, messages: Sequence[bytes]) -> Chunk:
     return Chunk(first, b"".join(messages), array(ENDS, accumulate(map(len, messages))))
 
 
-def _merge(left: Chunk, right: Chunk) -> Chunk:
-    shift = len(left.data)
-    return Chunk(
-        left.first, left.data + right.data, left.ends + array(ENDS, [end + shift for end in right.ends])
-    )
-
-
 def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> tuple[Chunk, ...]:
     """Append messages to sealed chunks, merging small ones in tiers.
 
-    A chunk is merged into its left neighbour when that one is at most twice as large and both stay
-    under CHUNK_BYTES; so a message is copied a few times at most, however often a session is extended.
+    What is new is merged with its left neighbour when that one is at most twice as large and both stay
+    under CHUNK_BYTES, and so on; so a message is copied a few times at most, however often a session is
+    extended.
     """
-    out = list(chunks)
-    for chunk in _sealed_runs(first, messages):
-        while out and len(out[-1].data) <= 2 * len(chunk.data):
-            if len(out[-1].data) + len(chunk.data) > limits.CHUNK_BYTES:
-                break
-            chunk = _merge(out.pop(), chunk)  # noqa: PLW2901 - the merged chunk goes on
-        out.append(chunk)
-    return tuple(out)
+    size = sum(map(len, messages))
+    if size > limits.CHUNK_BYTES:
+        return (*chunks, *_sealed_runs(first, messages))
+    kept = len(chunks)
+    while kept:
+        left = len(chunks[kept - 1].data)
+        if left > 2 * size or left + size > limits.CHUNK_BYTES:
+            break
+        size += left
+        kept -= 1
+    return (*chunks[:kept], _joined(chunks[kept:], first, messages))
+
+
+def _joined(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> Chunk:
+    """One chunk of some chunks and the messages behind them."""
+    if not chunks:
+        return seal(first, messages)
+    ends, end = chunks[0].ends[:], len(chunks[0].data)
+    for chunk in chunks[1:]:
+        ends.extend([end + each for each in chunk.ends])
+        end += len(chunk.data)
+    for message in messages:
+        end += len(message)
+        ends.append(end)
+    return Chunk(chunks[0].first, b"".join((*[chunk.data for chunk in chunks], *messages)), ends)
 
 
 def _sealed_runs(first: int, messages: Sequence[bytes]) -> list[Chunk]:
-    if sum(map(len, messages)) <= limits.CHUNK_BYTES:
-        return [seal(first, messages)]
+    """Chunks of more messages than one may hold."""
     runs, run, size = [], list[bytes](), 0
     for message in messages:
         if run and size + len(message) > limits.CHUNK_BYTES:

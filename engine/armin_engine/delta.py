@@ -12,21 +12,22 @@ from armin_engine.snapshot import SessionSnapshot
 class SessionDelta:
     """One session's messages and closure since the snapshot; `base` is the session before them."""
 
-    __slots__ = ("base", "closed_at", "messages")
+    __slots__ = ("base", "closed_at", "tail")
 
     def __init__(self, base: SessionSnapshot) -> None:
         self.base = base
-        self.messages: list[bytes] = []  # only ever grows; a refresh starts a new one
+        # The base's own messages first; it only ever grows.
+        self.tail: list[bytes] = base.tail if base.tail_count else []
         self.closed_at = base.closed_at
 
     @property
     def seq(self) -> int:
         """Seq of the session's last message."""
-        return self.base.seq + len(self.messages)
+        return self.base.seq - self.base.tail_count + len(self.tail)
 
     def history(self) -> History:
         """The whole session, snapshot and delta as one, as it stands now."""
-        return History(self.base.chunks, self.messages, len(self.messages))
+        return History(self.base.chunks, self.tail, len(self.tail))
 
     def info(self) -> SessionInfo:
         """The session's description as it stands now."""
@@ -37,26 +38,27 @@ class SessionDelta:
 
     def folded(self) -> SessionSnapshot:
         """The session for the next snapshot."""
-        return self.base.extended(self.messages, self.closed_at)
+        return self.base.extended(self.tail, self.closed_at)
 
 
 class DeltaView:
     """One session's messages behind the snapshot, fixed at the moment it was handed out."""
 
-    __slots__ = ("_count", "_messages", "first_seq")
+    __slots__ = ("_start", "_stop", "_tail", "first_seq")
 
-    def __init__(self, first_seq: int, messages: list[bytes]) -> None:
+    def __init__(self, first_seq: int, tail: list[bytes], start: int) -> None:
         self.first_seq = first_seq
-        self._messages = messages
-        self._count = len(messages)
+        self._tail = tail
+        self._start = start
+        self._stop = len(tail)
 
     def __len__(self) -> int:
-        return self._count
+        return self._stop - self._start
 
     def messages(self) -> Iterator[Message]:
         """The messages, decoded one after the other."""
-        for index in range(self._count):
-            yield message_from(unpack(self._messages[index]))
+        for index in range(self._start, self._stop):
+            yield message_from(unpack(self._tail[index]))
 
 
 class DeltaStore:

@@ -54,7 +54,7 @@ class Derived:
                 continue
             if fact.session_id != session_id:
                 session_id = fact.session_id
-                messages = self._touched(session_id).messages
+                messages = self._touched(session_id).tail
             packed = pack_message(fact)
             messages.append(packed)
             taken.append(packed)
@@ -223,8 +223,8 @@ class Derived:
         """One session's messages since the snapshot, fixed as of now."""
         session = self._known(session_id)
         if isinstance(session, SessionSnapshot):
-            return DeltaView(session.seq + 1, [])
-        return DeltaView(session.base.seq + 1, session.messages)
+            return DeltaView(session.seq + 1, [], 0)
+        return DeltaView(session.base.seq + 1, session.tail, session.base.tail_count)
 
     def read_snapshot(
         self, session_id: int, *, after: int = 0, limit: int = limits.PAGE_ITEMS_DEFAULT

@@ -21,4 +21,7 @@ ID_MAX: Final = (1 << 63) - 1  # SQLite's and msgpack's signed 64 bits
 CHUNK_BYTES: Final = (
     256 << 10
 )  # a sealed chunk of packed messages: large enough to slice, small enough to merge
+TAIL_MESSAGES_MAX: Final = (
+    16  # messages of a session that a snapshot leaves unsealed: a fold copies none of them
+)
 SESSIONS_PER_LEAF: Final = 1024  # sessions copied when one of them changes between snapshots

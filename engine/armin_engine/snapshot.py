@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from armin_engine import limits
 from armin_engine.chunks import Chunk, History, extend
 from armin_engine.facts import Message, SessionInfo, message_from, unpack
 
-_NO_TAIL: list[bytes] = []
+_NO_TAIL: list[bytes] = []  # stays empty: whoever follows it begins a list of its own
 
 
 class SessionSnapshot:
-    """One session in a snapshot; immutable. `closed_at` is the position of its closure, or 0."""
+    """One session in a snapshot; immutable. `closed_at` is the position of its closure, or 0.
 
-    __slots__ = ("chunks", "closed_at", "created_at", "id", "name", "packed_meta", "seq")
+    Its last messages may stand in a list that the session's delta goes on filling: `tail_count` of them are
+    this snapshot's. So a fold copies none of them; it seals them when there are TAIL_MESSAGES_MAX.
+    """
+
+    __slots__ = (
+        "chunks",
+        "closed_at",
+        "created_at",
+        "id",
+        "name",
+        "packed_meta",
+        "seq",
+        "tail",
+        "tail_count",
+    )
 
     def __init__(
         self,
@@ -27,6 +41,7 @@ class SessionSnapshot:
         chunks: tuple[Chunk, ...] = (),
         seq: int = 0,
         closed_at: int = 0,
+        tail: list[bytes] | None = None,
     ) -> None:
         self.id = session_id
         self.created_at = created_at
@@ -35,22 +50,22 @@ class SessionSnapshot:
         self.chunks = chunks
         self.seq = seq
         self.closed_at = closed_at
+        self.tail = _NO_TAIL if tail is None else tail
+        self.tail_count = len(self.tail)
 
-    def extended(self, messages: Sequence[bytes], closed_at: int) -> SessionSnapshot:
-        """This session with what has happened since."""
+    def extended(self, tail: list[bytes], closed_at: int) -> SessionSnapshot:
+        """This session with what has happened since; `tail` is all that is not in its chunks."""
+        chunks, seq = self.chunks, self.seq - self.tail_count + len(tail)
+        left: list[bytes] | None = tail
+        if len(tail) >= limits.TAIL_MESSAGES_MAX or (closed_at and tail):
+            chunks, left = extend(chunks, seq - len(tail) + 1, tail), None
         return SessionSnapshot(
-            self.id,
-            self.created_at,
-            self.name,
-            self.packed_meta,
-            extend(self.chunks, self.seq + 1, messages) if messages else self.chunks,
-            self.seq + len(messages),
-            closed_at,
+            self.id, self.created_at, self.name, self.packed_meta, chunks, seq, closed_at, left
         )
 
     def history(self) -> History:
         """Its messages."""
-        return History(self.chunks, _NO_TAIL, 0)
+        return History(self.chunks, self.tail, self.tail_count)
 
     def info(self) -> SessionInfo:
         """Its description."""
@@ -108,17 +123,17 @@ class SnapshotView:
     def advanced(self, position: int, changed: Iterable[SessionSnapshot]) -> SnapshotView:
         """The next view: `changed` replaces or follows the sessions here, new ones in order of creation."""
         touched: dict[int, list[SessionSnapshot]] = {}
-        count = self.count
+        known, count, ids, size = self.count, self.count, self._ids, limits.SESSIONS_PER_LEAF
         for session in changed:
-            index = ordinal(self._ids, session.id)
+            index = ordinal(ids, session.id)
             assert index is not None, "only sessions of the index are ever changed"
-            leaf, place = divmod(index, limits.SESSIONS_PER_LEAF)
+            leaf = index // size
             sessions = touched.get(leaf)
             if sessions is None:
                 sessions = list(self._leaves[leaf]) if leaf < len(self._leaves) else []
                 touched[leaf] = sessions
-            if index < self.count:
-                sessions[place] = session
+            if index < known:
+                sessions[index % size] = session
             else:
                 assert index == count, "new sessions come in order of creation"
                 sessions.append(session)

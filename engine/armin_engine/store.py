@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0  # how long a foreign writer may hold up a commit before it fails
 CACHE_KIB: Final = 16 << 10
+RECOVERY_CACHE_KIB: Final = 2 << 10  # it reads in the order of the file
 NEW_SUFFIX: Final = ".new"  # the file while it is being made
 
 
@@ -115,7 +116,7 @@ class SQLiteStore:
             elif schema_version(self.path) is None:
                 self._upgrade()
             self._reader = self.connect_reader()
-            self._reader.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            self._reader.execute(f"PRAGMA cache_size = -{RECOVERY_CACHE_KIB}")
         try:
             self.identity: Identity = identity(self._reader)
         except CorruptDatabase as error:

@@ -167,7 +167,7 @@ def test_what_was_changed_while_the_engine_was_away_differs(armin: Armin, open_e
 
 
 def corrupt_delta(armin: Armin) -> None:
-    armin._delta.get(1).messages[0] = armin._delta.get(2).messages[0]
+    armin._delta.get(1).tail[0] = armin._delta.get(2).tail[0]
 
 
 def corrupt_snapshot(armin: Armin) -> None:
@@ -177,7 +177,7 @@ def corrupt_snapshot(armin: Armin) -> None:
 
 
 def lose_a_message(armin: Armin) -> None:
-    armin._delta.get(1).messages.pop()
+    armin._delta.get(1).tail.pop()
 
 
 def lose_a_closure(armin: Armin) -> None:
