@@ -39,6 +39,7 @@ ACCEPT_BACKLOG: Final = 1024  # connections not yet accepted: all clients come b
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 LINGER_MS: Final = 1000  # how long the last replies and the goodbye may take to leave
 SWITCH_INTERVAL_S: Final = 0.0005  # a verification's thread gives way to the loop this soon
+YOUNG_OBJECTS: Final = 50_000  # more than a group commit makes, so most are gone before any is looked at
 FULL_COLLECTIONS: Final = 1_000_000  # collections of younger objects between two of all: next to never
 TCP_KEEPALIVE_IDLE_S: Final = 60  # a peer that vanished without a word is noticed in minutes
 
@@ -222,8 +223,7 @@ def _spare_history_from_collection() -> None:
     200,000 sessions, again and again. What errors leave behind in cycles is young.
     """
     gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, FULL_COLLECTIONS)
+    gc.set_threshold(YOUNG_OBJECTS, 10, FULL_COLLECTIONS)
 
 
 def _raise_descriptor_limit() -> None:

@@ -153,10 +153,11 @@ class History:
     The tail's list may grow behind `tail_count` while this is in use; what is counted never changes.
     """
 
-    __slots__ = ("chunks", "sealed", "seq", "tail")
+    __slots__ = ("_chunk", "chunks", "sealed", "seq", "tail")
 
     def __init__(self, chunks: tuple[Chunk, ...], tail: list[bytes], tail_count: int) -> None:
         self.chunks = chunks
+        self._chunk: Chunk | None = None  # of the last message that was asked for; the next is near
         self.tail = tail
         self.sealed = chunks[-1].last if chunks else 0
         self.seq = self.sealed + tail_count
@@ -165,7 +166,10 @@ class History:
         """One packed message, `seq` from 1 to `self.seq`."""
         if seq > self.sealed:
             return self.tail[seq - self.sealed - 1]
-        return self.chunks[self._chunk_of(seq)].message(seq)
+        chunk = self._chunk
+        if chunk is None or not 0 <= seq - chunk.first < len(chunk.ends):
+            chunk = self._chunk = self.chunks[self._chunk_of(seq)]
+        return chunk.message(seq)
 
     def after(self, cursor: int, count: int, bytes_max: int) -> Slice:
         """The messages right behind `cursor`: at most `count`, at most `bytes_max` but at least one."""
@@ -188,13 +192,11 @@ class History:
             if seq <= min(stop, chunk.last):  # the chunk holds more than there is room for
                 return Slice(parts, first, seq - 1)
             chunk_index += 1
-        while seq <= stop:
-            piece = self.tail[seq - self.sealed - 1]
-            room -= len(piece)
-            if room < 0 and parts:
-                break
-            parts.append(piece)
-            seq += 1
+        if seq <= stop:
+            tail = self.tail[seq - self.sealed - 1 : stop - self.sealed]
+            fit = _fitting(tail, room) or (0 if parts else 1)
+            parts += tail[:fit]
+            seq += fit
         return Slice(parts, first, seq - 1)
 
     def before(self, cursor: int, count: int, bytes_max: int) -> Slice:
@@ -202,13 +204,13 @@ class History:
         last = min(cursor - 1, self.seq)
         seq, stop, room = last, max(last - count, 0), bytes_max
         parts: list[bytes] = []
-        while seq > max(stop, self.sealed):
-            piece = self.tail[seq - self.sealed - 1]
-            room -= len(piece)
-            if room < 0 and parts:
-                return Slice(parts[::-1], seq + 1, last)
-            parts.append(piece)
-            seq -= 1
+        if seq > max(stop, self.sealed):
+            parts = self.tail[max(stop - self.sealed, 0) : seq - self.sealed][::-1]
+            fit = _fitting(parts, room) or 1
+            seq -= fit
+            if fit < len(parts):
+                return Slice(parts[fit - 1 :: -1], seq + 1, last)
+            room -= sum(map(len, parts))
         chunk_index = self._chunk_of(seq)
         while seq > stop:
             chunk = self.chunks[chunk_index]
@@ -242,3 +244,8 @@ class History:
 
 def _first(chunk: Chunk) -> int:
     return chunk.first
+
+
+def _fitting(messages: Sequence[bytes], room: int) -> int:
+    """How many of them fit, from the first on."""
+    return bisect_right(list(accumulate(map(len, messages))), room)

@@ -22,7 +22,7 @@ from armin_engine.facts import (
     unpack,
 )
 from armin_engine.index import SessionIndex
-from armin_engine.log import Log
+from armin_engine.log import Entry, Log
 from armin_engine.pages import EventPage, MessagePage, SessionPage, SnapshotPage, Tail
 from armin_engine.records import Appended, check_cursor, check_id, check_limit, check_name
 from armin_engine.snapshot import SessionSnapshot, SnapshotView
@@ -271,9 +271,9 @@ class Derived:
         limit = check_limit(limit)
         cursor = _check_within(after, self.position, "after", "the log")
         events: list[Event] = []
-        room = limits.PAGE_BYTES_MAX
+        reader, room = EventReader(self), limits.PAGE_BYTES_MAX
         for position in range(cursor + 1, min(cursor + limit, self.position) + 1):
-            event = self.event(position)
+            event = reader.event(position, self.log.entry(position))
             room -= len(event.packed)
             if room < 0 and events:
                 break
@@ -282,13 +282,7 @@ class Derived:
 
     def event(self, position: int) -> Event:
         """The event at a position, 1 to `self.position`."""
-        kind, session_id, seq = self.log.entry(position)
-        session = self._known(session_id)
-        if kind is Kind.MESSAGE_APPENDED:
-            return pack_message_event(position, session_id, session.history().message(seq))
-        if kind is Kind.SESSION_CREATED:
-            return pack_created_event(position, session.info())
-        return pack_closed_event(position, session_id)
+        return EventReader(self).event(position, self.log.entry(position))
 
     def created_at(self, position: int) -> int:
         """The session that a position creates, which a stored key points to. Raises StorageFailed."""
@@ -310,6 +304,36 @@ class Derived:
         """A message as it is held in memory, or None."""
         session = self.find(session_id)
         return None if session is None or not 1 <= seq <= session.seq else session.history().message(seq)
+
+
+class EventReader:
+    """Events at one position after the other, cheapest where neighbours are of one session.
+
+    Good until the next facts are taken in.
+    """
+
+    __slots__ = ("_facts", "_history", "_session_id")
+
+    def __init__(self, facts: Derived) -> None:
+        self._facts = facts
+        self._session_id = 0
+        self._history = History((), [], 0)
+
+    def event(self, position: int, entry: Entry) -> Event:
+        """The event at a position, 1 to the last one, where the log has `entry`."""
+        kind, session_id, seq = entry
+        if kind is MESSAGE_APPENDED:
+            if session_id != self._session_id:
+                self._session_id, self._history = session_id, self._session(session_id).history()
+            return pack_message_event(position, session_id, self._history.message(seq))
+        if kind is SESSION_CREATED:
+            return pack_created_event(position, self._session(session_id).info())
+        return pack_closed_event(position, session_id)
+
+    def _session(self, session_id: int) -> SessionDelta | SessionSnapshot:
+        session = self._facts.find(session_id)
+        assert session is not None, "the log speaks of known sessions"
+        return session
 
 
 def _contradiction(position: int) -> StorageFailed:

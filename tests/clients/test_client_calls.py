@@ -87,7 +87,7 @@ def test_every_call_uses_only_fields_that_the_protocol_names() -> None:
         group_calls.discard("g", [1]),
         group_calls.drop_group("g"),
     ]
-    assert {call.op for call in made} == set(protocol.OPS)
+    assert {call.op for call in made} == set(protocol.OPS) - {"pipeline"}  # made by the outbox, of calls
     for call in made:
         fields = protocol.OPS[call.op]
         assert set(sent(call)) - {"op"} <= {*fields.required, *fields.optional}

@@ -9,9 +9,19 @@ from typing import Any
 import msgpack
 import pytest
 
-from armin import ArminError, Conflict, NoReply, SessionClosed, ShuttingDown, StorageFailed, calls, replies
+from armin import (
+    ArminError,
+    Conflict,
+    NoReply,
+    ProtocolError,
+    SessionClosed,
+    ShuttingDown,
+    StorageFailed,
+    calls,
+    replies,
+)
 from armin.calls import Call
-from armin.outbox import PAUSE, RESEND_FIRST, WINDOW, Outbox, Request
+from armin.outbox import PAUSE, RESEND_FIRST, TOGETHER, TOGETHER_BYTES, WINDOW, Outbox, Request
 
 SESSIONS = 3
 TIMEOUT = 30.0
@@ -24,12 +34,17 @@ def given_up(request: Request) -> ArminError:
 class Engine:
     """Keys, order and closures as the engine has them; it keeps all that over its deaths."""
 
-    def __init__(self) -> None:
+    def __init__(self, knows_pipelines: bool) -> None:
+        self.knows_pipelines = knows_pipelines
         self.sessions: dict[int, list[str]] = {number: [] for number in range(1, SESSIONS + 1)}
         self.closed: set[int] = set()
         self.keys: dict[tuple[int, str], int] = {}
 
     def take(self, command: dict[str, Any]) -> dict[str, Any]:
+        if command["op"] == "pipeline":
+            if not self.knows_pipelines:
+                return refusal("unknown_op")
+            return {"ok": True, "position": 1, "replies": [self.take(each) for each in command["commands"]]}
         session_id = command["session_id"]
         contents = self.sessions[session_id]
         if command["op"] == "close_session":
@@ -57,11 +72,12 @@ def refusal(code: str, reason: str | None = None) -> dict[str, Any]:
 class World:
     """One outbox, one engine, and what is on its way between them."""
 
-    def __init__(self, seed: int, timeout: float = TIMEOUT) -> None:
+    def __init__(self, seed: int, timeout: float = TIMEOUT, *, together: bool = True) -> None:
         self.random = random.Random(seed)
+        self.together = together
         self.now = 0.0
         self.outbox = Outbox(timeout, given_up)
-        self.engine = Engine()
+        self.engine = Engine(knows_pipelines=seed % 4 != 3)
         self.commands: list[list[bytes]] = []
         self.replies: list[list[bytes]] = []
         self.loss = self.random.choice([0.0, 0.02, 0.2, 0.5])
@@ -75,9 +91,9 @@ class World:
         return number
 
     def send(self) -> None:
-        while (following := self.outbox.next_to_send()) is not None:
-            request, frames = following
-            self.outbox.sent(request, self.now)
+        while (following := self.outbox.next_to_send(together=self.together)) is not None:
+            requests, frames = following
+            self.outbox.sent(requests, self.now)
             if self.random.random() >= self.loss:
                 self.commands.append(frames)
 
@@ -201,8 +217,8 @@ def sent_now(world: World) -> list[dict[str, Any]]:
     return commands
 
 
-def lossless() -> World:
-    world = World(0)
+def lossless(*, together: bool = False) -> World:
+    world = World(0, together=together)
     world.loss = 0.0
     return world
 
@@ -309,9 +325,125 @@ def test_a_write_that_nobody_waits_for_any_more_stays_once_it_was_sent() -> None
 
 def test_replies_to_nothing_are_ignored() -> None:
     world = lossless()
-    for frames in ([], [b""], [b"x", b"y"], [bytes(12), b"\xc1"], [bytes(12), msgpack.packb(ok(1)), b""]):
+    pipeline = [bytes(12) + b"\0\2", msgpack.packb({"ok": True, "replies": [ok(1), ok(2)]})]
+    alone = ([], [b""], [b"x", b"y"], [bytes(12), b"\xc1"], [bytes(12), msgpack.packb(ok(1)), b""])
+    for frames in (*alone, pipeline):
         world.outbox.received(frames, 0.0)
     assert len(world.outbox) == 0
+
+
+# --- together -------------------------------------------------------------------------------------
+
+
+def pipelines(world: World) -> list[list[str]]:
+    """The keys of what was sent, pipeline by pipeline; "" for what has none."""
+    commands = [msgpack.unpackb(command) for _, command in world.commands]
+    return [[each.get("key", "") for each in command.get("commands", [command])] for command in commands]
+
+
+def ask_for(world: World, *keys: str, content: str = "x") -> list[int]:
+    return [world.ask(calls.append(1, "user", content, None, None, key)) for key in keys]
+
+
+def test_writes_go_together_each_after_the_one_before_it() -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b", "c")
+    [pipeline] = sent_now(world)
+    assert pipeline["op"] == "pipeline"
+    assert [each.get("after_key") for each in pipeline["commands"]] == [None, "a", "b"]
+    assert world.outbox.next_to_send() is None
+
+
+def test_each_of_a_pipeline_gets_its_own_reply() -> None:
+    world = lossless(together=True)
+    first, bad, last = ask_for(world, "a", "b", "c")
+    world.send()
+    reply = {"ok": True, "position": 1, "replies": [ok(1), refusal("storage_failed"), ok(2)]}
+    reply_to(world, world.commands[0], reply)
+    assert isinstance(world.results[first], dict)
+    assert isinstance(world.results[last], dict)
+    error = world.results[bad]
+    assert isinstance(error, StorageFailed)
+    assert error.key == "b"
+    assert len(world.outbox) == 0
+
+
+def test_only_writes_that_follow_one_another_go_together() -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b")
+    world.ask(calls.ping())
+    ask_for(world, "c", "d")
+    world.ask(calls.close_session(1))
+    ask_for(world, "behind")
+    world.send()
+    assert pipelines(world) == [["a", "b"], [""], ["c", "d"]]
+
+
+def test_a_pipeline_is_bounded_by_count_and_bytes() -> None:
+    world = lossless(together=True)
+    ask_for(world, *map(str, range(TOGETHER + 2)))
+    ask_for(world, "large", content="x" * TOGETHER_BYTES)
+    ask_for(world, "behind")
+    world.send()
+    assert list(map(len, pipelines(world))) == [TOGETHER, 2, 1, 1]
+
+
+def test_what_is_sent_again_goes_alone() -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b")
+    world.send()
+    world.now = RESEND_FIRST
+    world.outbox.tick(world.now)
+    world.send()
+    assert pipelines(world) == [["a", "b"], ["a"], ["b"]]
+    reply_to(world, world.commands[0], {"ok": True, "position": 1, "replies": [ok(1), ok(2)]})
+    assert len(world.results) == 2  # late, and a success all the same
+
+
+def test_an_engine_that_knows_no_pipelines_gets_each_by_itself_from_then_on() -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b")
+    world.send()
+    reply_to(world, world.commands[0], refusal("unknown_op"))
+    ask_for(world, "c", "d")
+    world.send()
+    assert pipelines(world) == [["a", "b"], ["a"], ["b"], ["c"], ["d"]]
+    assert not world.results
+
+
+def test_a_pipeline_outlasts_an_engine_that_is_shutting_down() -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b")
+    world.send()
+    reply_to(world, world.commands[0], refusal("shutting_down"))
+    assert not world.results
+    world.now = PAUSE
+    world.outbox.tick(world.now)
+    world.send()
+    assert pipelines(world)[1:] == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"replies": [ok(1)]}, {"replies": 7}, {"replies": [7, ok(2)]}])
+def test_a_wrong_reply_to_a_pipeline_is_told_and_does_not_hold_up_what_is_behind(wrong) -> None:
+    world = lossless(together=True)
+    ask_for(world, "a", "b")
+    world.send()
+    reply_to(world, world.commands[0], {"ok": True, "position": 1, **wrong})
+    assert isinstance(world.results[0], ProtocolError)
+    world.rest()
+    assert isinstance(world.results[1], dict)
+
+
+def test_what_waits_is_ripe_at_once_while_little_is_on_the_wire() -> None:
+    world = lossless(together=True)
+    ripe = []
+    for number in range(8):
+        ask_for(world, str(number))
+        ripe.append(world.outbox.is_ripe)
+        if ripe[-1]:
+            world.send()
+    assert ripe == [True, True, True, False, True, False, False, True]
+    assert list(map(len, pipelines(world))) == [1, 1, 1, 2, 3]
 
 
 def test_a_conflict_that_is_none_of_order_is_told() -> None:

@@ -32,6 +32,12 @@ class ModelEngine:
         fields = msgpack.unpackb(command)
         if self.refuses:
             return self.error("shutting_down")
+        if fields["op"] == "pipeline":
+            each = [msgpack.unpackb(self.write(part)) for part in fields["commands"]]
+            return self.pack({"ok": True, "position": 1, "replies": each})
+        return self.write(fields)
+
+    def write(self, fields: dict[str, Any]) -> bytes:
         place, after = (fields["session_id"], fields["key"]), fields.get("after_key")
         log = self.logs[fields["session_id"]]
         if place not in self.seqs:
@@ -84,9 +90,9 @@ class Simulation:
         self.now += self.random.choice((0.0, 0.001, 0.05))
         self.outbox.tick(self.now)
         while (following := self.outbox.next_to_send()) is not None:
-            request, frames = following
+            requests, frames = following
             self.commands.append(frames)
-            self.outbox.sent(request, self.now)
+            self.outbox.sent(requests, self.now)
         for _ in range(self.random.randrange(8)):
             if self.commands:
                 correlation, command = self.commands.pop(0)

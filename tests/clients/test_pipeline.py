@@ -23,7 +23,7 @@ def lossy(engine: Engine, directory: Path) -> Iterator[LossyProxy]:
     """A directory that looks like the engine's, with the proxy's socket in it."""
     directory.mkdir()
     listen = f"ipc://{directory}/commands.sock"
-    with LossyProxy(listen, engine.endpoint("commands"), drop=0.002, cut=0.0005, seed=7) as proxy:
+    with LossyProxy(listen, engine.endpoint("commands"), drop=0.02, cut=0.005, seed=7) as proxy:
         yield proxy
 
 

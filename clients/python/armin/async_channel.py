@@ -100,13 +100,13 @@ class AsyncChannel:
         """Send what may be sent, and come again when something is due."""
         blocked = False
         while not blocked and (following := self._outbox.next_to_send()) is not None:
-            request, frames = following
+            requests, frames = following
             sending = cast("asyncio.Future[object]", self._plug.socket.send_multipart(frames, zmq.NOBLOCK))
             blocked = sending.exception() is not None
             if blocked:
-                self._outbox.unsent(request)
+                self._outbox.unsent(requests)
             else:
-                self._outbox.sent(request, self._clock())
+                self._outbox.sent(requests, self._clock())
         self._set_timer(blocked)
 
     def _set_timer(self, blocked: bool) -> None:

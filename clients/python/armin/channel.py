@@ -98,9 +98,10 @@ class Channel:
             while self._outbox.is_full:
                 self._turn()
             self._outbox.add(call, self._plug.clock(), answer.set)
-            self._send()
-            self._receive()
-            self._outbox.tick(self._plug.clock())
+            if self._outbox.is_ripe:
+                self._send()
+                self._receive()
+                self._outbox.tick(self._plug.clock())
         return answer
 
     def wait(self, answers: Sequence[Answer[Any]]) -> None:
@@ -124,13 +125,13 @@ class Channel:
         plug = self._plug
         plug.check_open()
         while (following := self._outbox.next_to_send()) is not None:
-            request, frames = following
+            requests, frames = following
             try:
                 plug.socket.send_multipart(frames, zmq.NOBLOCK)
             except zmq.Again:
-                self._outbox.unsent(request)
+                self._outbox.unsent(requests)
                 return True
-            self._outbox.sent(request, plug.clock())
+            self._outbox.sent(requests, plug.clock())
         return False
 
     def _receive(self) -> None:

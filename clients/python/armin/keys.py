@@ -6,11 +6,9 @@ import os
 import secrets
 import threading
 import time
-import uuid
 from typing import Final
 
 _RANDOM_BITS: Final = 74
-_STEP_BITS: Final = 32  # a key of the same millisecond is the last one plus so many random bits
 
 
 class Keys:
@@ -28,7 +26,7 @@ class Keys:
             if now > self._millisecond:
                 self._millisecond, self._random = now, secrets.randbits(_RANDOM_BITS - 1)
             else:  # within one millisecond, or after the clock was set back
-                self._random += 1 + secrets.randbits(_STEP_BITS)
+                self._random += 1
                 if self._random >> _RANDOM_BITS:
                     self._millisecond += 1
                     self._random = secrets.randbits(_RANDOM_BITS - 1)
@@ -38,7 +36,8 @@ class Keys:
 def _text(millisecond: int, random: int) -> str:
     high, low = random >> 62, random & ((1 << 62) - 1)
     number = (millisecond & ((1 << 48) - 1)) << 80 | 7 << 76 | high << 64 | 2 << 62 | low
-    return str(uuid.UUID(int=number))
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 _keys = Keys()

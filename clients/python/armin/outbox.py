@@ -8,6 +8,9 @@ sent with `after_key`, the key of the unanswered write before it, so that the en
 (`out_of_order`) where that one was lost; then the whole line is sent again. A closure waits until it is
 first in its line. What was sent carries the number of its transmission: a refusal of an earlier one is no
 news, a success always is.
+
+Writes that are sent for the first time may go together, as one `pipeline`: an engine does several times as
+many of them. What is sent again goes alone, and so does everything to an engine that knows no pipelines.
 """
 
 from __future__ import annotations
@@ -16,16 +19,18 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 import msgpack
 
 from armin import absence, replies
 from armin.calls import Call
-from armin.errors import ArminError, Conflict, ShuttingDown
+from armin.errors import ArminError, Conflict, ProtocolError, ShuttingDown, UnknownOp
 from armin.target import Target
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 RESEND_FIRST: Final = 0.5  # seconds until a request is sent again
 RESEND_MAX: Final = 2.0  # what that doubles up to
@@ -33,18 +38,29 @@ PAUSE: Final = 0.25  # seconds before a write is sent again to an engine that wa
 WINDOW: Final = 256  # requests on the wire at a time
 WINDOW_BYTES: Final = 16 << 20  # of them, at least one
 
+TOGETHER: Final = 128  # writes of one pipeline
+# Their bytes: large ones gain nothing, and so few hold no more values than a command may.
+TOGETHER_BYTES: Final = 128 << 10
+SHARE: Final = 2  # what waits is worth sending when it is half of what is unanswered on the wire
+
 _NUMBER_BYTES: Final = 8
 _TRANSMISSION_BYTES: Final = 4
-_AFTER_KEY: Final[bytes] = msgpack.packb("after_key")
+_COUNT_BYTES: Final = 2
+_ALONE_BYTES: Final = _NUMBER_BYTES + _TRANSMISSION_BYTES
 _FIXMAP: Final = 0x80
+
+_packer: Final = msgpack.Packer(autoreset=True)
+_pack: Final = _packer.pack
+_AFTER_KEY: Final[bytes] = _pack("after_key")
+_PIPELINE: Final[bytes] = bytes([_FIXMAP + 2]) + _pack("op") + _pack("pipeline") + _pack("commands")
 
 
 @dataclass(eq=False, slots=True)
 class Request:
     """One call; `done` gets its reply's fields, or why there are none. Times are seconds.
 
-    before, after: its neighbours among the unanswered writes of its session. closing: the closure that it
-    has to wait for.
+    line: the session whose writes stand in line with it. before, after: its neighbours among the unanswered
+    writes of its session. closing: the closure that it has to wait for.
     """
 
     call: Call[Any]
@@ -52,6 +68,7 @@ class Request:
     payload: bytes
     deadline: float
     done: Callable[[replies.Fields | ArminError], None]
+    line: int | None
     before: Request | None = None
     after: Request | None = None
     closing: Request | None = None
@@ -124,6 +141,7 @@ class Outbox:
         self._timeout = timeout
         self._given_up = given_up
         self._last_number = 0
+        self._knows_pipelines = True  # the engine does, as far as is known
         self._requests: dict[int, Request] = {}  # in the order they were made, so by deadline
         self._bytes = 0
         self._wire: dict[int, Request] = {}  # those that were sent, in the order of their last transmission
@@ -143,6 +161,11 @@ class Outbox:
         """Whether as much is unanswered as may be on the wire."""
         return len(self._requests) >= WINDOW or self._bytes >= WINDOW_BYTES
 
+    @property
+    def is_ripe(self) -> bool:
+        """Whether what waits is worth sending: at once while little is on the wire, then more together."""
+        return SHARE * len(self._fresh) >= len(self._wire) or bool(self._again)
+
     def add(
         self, call: Call[Any], now: float, done: Callable[[replies.Fields | ArminError], None]
     ) -> Request:
@@ -153,13 +176,14 @@ class Outbox:
         """
         payload = call.encode()
         self._last_number += 1
-        request = Request(call, self._last_number, payload, now + self._timeout, done)
+        line, deadline = call.line, now + self._timeout
+        request = Request(call, self._last_number, payload, deadline, done, line)
         self._requests[request.number] = request
         self._bytes += len(payload)
-        if call.line is not None:
-            self._stand_in_line(request, call.line)
+        if line is not None:
+            self._stand_in_line(request, line)
         self._fresh.append(request)
-        self._next_due = min(self._next_due, request.deadline)
+        self._next_due = min(self._next_due, deadline)
         return request
 
     def _stand_in_line(self, request: Request, line: int) -> None:
@@ -171,12 +195,16 @@ class Outbox:
 
     # --- out ----------------------------------------------------------------------------------------
 
-    def next_to_send(self) -> tuple[Request, list[bytes]] | None:
-        """The next request and its frames; None where nothing may be sent now."""
+    def next_to_send(self, *, together: bool = True) -> tuple[Sequence[Request], list[bytes]] | None:
+        """The next requests and the frames of them; None where nothing may be sent now."""
         while self._again:
             request = self._again.popleft()
             if not request.is_answered:
-                return request, _frames(request)
+                return (request,), _frames(request)
+        if together and self._knows_pipelines and len(self._fresh) > 1:
+            several = self._several()
+            if len(several) > 1:
+                return several, _frames_together(several)
         for _ in range(len(self._fresh)):
             request = self._fresh[0]
             if request.is_answered:
@@ -187,7 +215,7 @@ class Outbox:
                 self._fresh.rotate(-1)  # it is looked at again when its line has moved on
             else:
                 self._fresh.popleft()
-                return request, _frames(request)
+                return (request,), _frames(request)
         return None
 
     def _has_room(self, request: Request) -> bool:
@@ -195,40 +223,83 @@ class Outbox:
             return True
         return len(self._wire) < WINDOW and self._wire_bytes + len(request.payload) <= WINDOW_BYTES
 
-    def sent(self, request: Request, now: float) -> None:
-        """Its frames were handed over."""
-        request.waits = request.was_heard = False
-        request.was_sent = True
-        if self._wire.pop(request.number, None) is None:
-            self._wire_bytes += len(request.payload)
-        self._wire[request.number] = request
-        pause = min(RESEND_FIRST * 2 ** min(request.transmission, 8), RESEND_MAX)
-        request.due = now + pause if request.call.repeatable else request.deadline
-        self._next_due = min(self._next_due, request.due)
+    def _several(self) -> list[Request]:
+        """Writes that may go together, numbered one after the other; one at most is left where it was."""
+        count = min(TOGETHER, WINDOW - len(self._wire))
+        room = min(TOGETHER_BYTES, WINDOW_BYTES - self._wire_bytes)
+        several: list[Request] = []
+        for request in self._fresh:
+            room -= len(request.payload)
+            if len(several) == count or room < 0 or request.is_answered:
+                break
+            if not request.call.outlasts or request.is_held:
+                break
+            if several and request.number != several[-1].number + 1:
+                break
+            several.append(request)
+        if len(several) > 1:
+            for _ in several:
+                self._fresh.popleft()
+        return several
 
-    def unsent(self, request: Request) -> None:
-        """Nobody takes anything for now: it is the next one again."""
-        (self._again if request.was_sent else self._fresh).appendleft(request)
+    def sent(self, requests: Sequence[Request], now: float) -> None:
+        """Their frames were handed over."""
+        for request in requests:
+            request.waits = request.was_heard = False
+            request.was_sent = True
+            number = request.number
+            if self._wire.pop(number, None) is None:
+                self._wire_bytes += len(request.payload)
+            self._wire[number] = request
+            pause = min(RESEND_FIRST * 2 ** min(request.transmission, 8), RESEND_MAX)
+            request.due = now + pause if request.call.repeatable else request.deadline
+            self._next_due = min(self._next_due, request.due)
+
+    def unsent(self, requests: Sequence[Request]) -> None:
+        """Nobody takes anything for now: they are the next ones again."""
+        for request in reversed(requests):
+            (self._again if request.was_sent else self._fresh).appendleft(request)
 
     # --- in -----------------------------------------------------------------------------------------
 
     def received(self, frames: Sequence[bytes], now: float) -> None:
         """A message came; whatever answers no request is ignored."""
-        if len(frames) != 2 or len(frames[0]) != _NUMBER_BYTES + _TRANSMISSION_BYTES:
+        if len(frames) != 2:
             return
-        request = self._requests.get(int.from_bytes(frames[0][:_NUMBER_BYTES]))
-        if request is None:
-            return
-        is_current = int.from_bytes(frames[0][_NUMBER_BYTES:]) == request.transmission
-        if is_current and not request.waits and request.call.outlasts:
+        correlation, reply = frames
+        number = int.from_bytes(correlation[:_NUMBER_BYTES])
+        transmission = int.from_bytes(correlation[_NUMBER_BYTES:_ALONE_BYTES])
+        if len(correlation) == _ALONE_BYTES + _COUNT_BYTES:
+            count = int.from_bytes(correlation[_ALONE_BYTES:])
+            self._received_together(number, count, reply, now)
+        elif len(correlation) == _ALONE_BYTES and number in self._requests:
+            self._take(self._requests[number], transmission, _outcome(replies.decode, reply), now)
+
+    def _received_together(self, first: int, count: int, reply: bytes, now: float) -> None:
+        answered = _outcome(partial(_each, count=count), reply)
+        for offset in range(count):
+            request = self._requests.get(first + offset)
+            if request is None:
+                continue
+            if isinstance(answered, UnknownOp):
+                self._knows_pipelines = False
+                if request.transmission == 0:
+                    self._send_again(request)
+            elif isinstance(answered, ArminError):
+                self._take(request, 0, answered, now)
+            else:
+                self._take(request, 0, _outcome(replies.checked, answered[offset]), now)
+
+    def _take(
+        self, request: Request, transmission: int, outcome: replies.Fields | ArminError, now: float
+    ) -> None:
+        is_current = transmission == request.transmission and not request.waits
+        if is_current and request.call.outlasts:
             self._send_skipped_again(request)
-        try:
-            fields = replies.decode(frames[1])
-        except ArminError as error:
-            if is_current and not request.waits:
-                self._refused(request, error, now)
-            return
-        self._made(request, fields)
+        if not isinstance(outcome, ArminError):
+            self._made(request, outcome)
+        elif is_current:
+            self._refused(request, outcome, now)
 
     def _send_skipped_again(self, request: Request) -> None:
         """Writes are answered in the order they came, so one that was sent earlier was lost, or its reply."""
@@ -241,7 +312,7 @@ class Outbox:
                 self._send_again(earlier)
 
     def _made(self, request: Request, fields: replies.Fields) -> None:
-        line, was_first, after = request.call.line, request.before is None, request.after
+        line, was_first, after = request.line, request.before is None, request.after
         self._finish(request, fields)
         if line is not None and line in self._careful and was_first:
             self._careful.discard(line)
@@ -249,7 +320,7 @@ class Outbox:
                 self._send_line_again(after)
 
     def _refused(self, request: Request, error: ArminError, now: float) -> None:
-        line = request.call.line
+        line = request.line
         request.was_heard = True
         if isinstance(error, Conflict) and error.reason == "out_of_order" and line is not None:
             if line not in self._careful:
@@ -299,7 +370,7 @@ class Outbox:
         self._bytes -= len(request.payload)
         if self._wire.pop(request.number, None) is not None:
             self._wire_bytes -= len(request.payload)
-        before, after, line = request.before, request.after, request.call.line
+        before, after, line = request.before, request.after, request.line
         if before is not None:
             before.after = after
         if after is not None:
@@ -348,16 +419,43 @@ def _first(request: Request) -> Request:
     return request
 
 
+def _outcome(parse: Callable[[T], U], reply: T) -> U | ArminError:
+    """What a reply says, or what it says went wrong."""
+    try:
+        return parse(reply)
+    except ArminError as error:
+        return error
+
+
+def _each(reply: bytes, count: int) -> list[Any]:
+    """The replies in the reply to a pipeline of so many commands."""
+    each = replies.array(replies.decode(reply), "replies")
+    if len(each) != count:
+        raise ProtocolError(f"{len(each)} replies came to {count} commands")
+    return each
+
+
+def _correlation(request: Request) -> bytes:
+    return request.number.to_bytes(_NUMBER_BYTES) + request.transmission.to_bytes(_TRANSMISSION_BYTES)
+
+
 def _frames(request: Request) -> list[bytes]:
-    correlation = request.number.to_bytes(_NUMBER_BYTES) + request.transmission.to_bytes(_TRANSMISSION_BYTES)
-    return [correlation, _following(request)]
+    return [_correlation(request), b"".join(_parts(request))]
 
 
-def _following(request: Request) -> bytes:
+def _frames_together(requests: Sequence[Request]) -> list[bytes]:
+    count = len(requests)
+    parts = [_PIPELINE, _packer.pack_array_header(count)]
+    for request in requests:
+        parts += _parts(request)
+    return [_correlation(requests[0]) + count.to_bytes(_COUNT_BYTES), b"".join(parts)]
+
+
+def _parts(request: Request) -> tuple[bytes, ...]:
     """The payload, with `after_key` where an unanswered write comes before it."""
-    before = request.before
-    if before is None or before.call.key is None:
-        return request.payload
-    fields = request.payload[0] - _FIXMAP  # a command has fewer than 15 fields, so its map begins so
-    key: bytes = msgpack.packb(before.call.key)
-    return bytes([_FIXMAP + fields + 1]) + request.payload[1:] + _AFTER_KEY + key
+    before, payload = request.before, request.payload
+    key = None if before is None else before.call.key
+    if key is None:
+        return (payload,)
+    # A command has fewer than 15 fields, so its map begins with one byte that counts them.
+    return bytes([payload[0] + 1]), payload[1:], _AFTER_KEY, _pack(key)
