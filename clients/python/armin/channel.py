@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,13 +25,15 @@ T = TypeVar("T")
 Socket = zmq.Socket[bytes]
 Clock = Callable[[], float]
 
-# libzmq sockets must not be closed under a thread that waits on them, so waits are cut into slices
-# and look in between whether somebody wants to close.
-_SLICE: Final = 0.1  # seconds
+_WAIT_MAX: Final = 3600.0  # seconds until a clock is looked at again
+_LOOKS: Final = 16  # looks for a message until one is tried for in any case, see `sockets.look_for_cuts`
 
 
 class Plug:
-    """A socket, the lock that hands it from thread to thread, and a safe way to close it."""
+    """A socket, the lock that hands it from thread to thread, and a safe way to close it.
+
+    libzmq sockets must not be closed under a thread that waits on them, so whoever closes wakes it first.
+    """
 
     def __init__(self, socket: Socket, forget: Callable[[Plug], None], clock: Clock) -> None:
         self.socket = socket
@@ -38,6 +41,12 @@ class Plug:
         self.clock = clock
         self._forget = forget
         self._closing = False
+        self._closed = False
+        self._closes = threading.Lock()
+        self._woken, self._waker = os.pipe()
+        self._poller = zmq.Poller()
+        self._poller.register(self._woken, zmq.POLLIN)
+        self._event = 0  # what is waited for on the socket
 
     def wait(self, event: int, deadline: float) -> bool:
         """Whether the socket can send or receive before `deadline`. The caller holds the lock.
@@ -45,11 +54,14 @@ class Plug:
         Raises:
             ClientClosed: somebody closed it meanwhile.
         """
+        if event != self._event:
+            self._poller.register(self.socket, event)
+            self._event = event
         while True:
             self.check_open()
             left = deadline - self.clock()
-            milliseconds = math.ceil(1000 * max(0.0, min(left, _SLICE)))
-            if self.socket.poll(milliseconds, event):
+            ready = self._poller.poll(math.ceil(1000 * max(0.0, min(left, _WAIT_MAX))))
+            if any(each is self.socket for each, _ in ready):
                 return True
             if left <= 0:
                 return False
@@ -61,9 +73,16 @@ class Plug:
 
     def close(self) -> None:
         """Close the socket as soon as whoever waits on it has let go. Closing twice is fine."""
-        self._closing = True
+        with self._closes:
+            if not self._closing:
+                self._closing = True
+                os.write(self._waker, b"x")
         with self.lock:
-            self.socket.close(0)
+            if not self._closed:
+                self._closed = True
+                self.socket.close(0)
+                os.close(self._woken)
+                os.close(self._waker)
         self._forget(self)
 
 
@@ -73,6 +92,7 @@ class Channel:
     def __init__(self, plug: Plug, target: Target, timeout: float) -> None:
         self._plug = plug
         self._outbox = Outbox(timeout, partial(given_up, target, timeout))
+        self._looks = 0
 
     def request(self, call: Call[T]) -> T:
         """Send one command, again if need be, and wait for its reply.
@@ -135,11 +155,14 @@ class Channel:
         return False
 
     def _receive(self) -> None:
-        plug = self._plug
+        socket, clock = self._plug.socket, self._plug.clock
         with suppress(zmq.Again):
-            while True:
-                sockets.look_for_cuts(plug.socket)
-                self._outbox.received(plug.socket.recv_multipart(zmq.NOBLOCK), plug.clock())
+            while self._has_message():
+                self._outbox.received(sockets.receive(socket), clock())
+
+    def _has_message(self) -> bool:
+        self._looks += 1
+        return sockets.look_for_cuts(self._plug.socket) or not self._looks % _LOOKS
 
     def close(self) -> None:
         """Close its socket."""
@@ -169,12 +192,25 @@ class Inlet:
         with self._plug.lock:
             self._plug.check_open()
             try:
-                return self._plug.socket.recv_multipart(zmq.NOBLOCK)
+                return sockets.receive(self._plug.socket)
             except zmq.Again:
                 pass  # nothing there yet
             if self._plug.wait(zmq.POLLIN, deadline):
-                return self._plug.socket.recv_multipart(zmq.NOBLOCK)
+                return sockets.receive(self._plug.socket)
             return None
+
+    def take(self) -> list[bytes] | None:
+        """The next message if it is there already.
+
+        Raises:
+            ClientClosed: this was closed.
+        """
+        with self._plug.lock:
+            self._plug.check_open()
+            try:
+                return sockets.receive(self._plug.socket)
+            except zmq.Again:
+                return None
 
     def subscribe(self, topic: bytes) -> None:
         """Take messages whose first frame begins with `topic`."""

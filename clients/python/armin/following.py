@@ -180,6 +180,11 @@ class Follower(Generic[T]):
             case Phase.ENDED:
                 return None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the next thing to do, behind what is to be done already, is to wait for live messages."""
+        return self._phase is Phase.LIVE and self._doubt is None
+
     def _next_sync(self, now: float) -> Action[T] | None:
         if now >= self._give_up:
             if not self._established:
@@ -233,8 +238,16 @@ class Follower(Generic[T]):
         elif topic.startswith(protocol.FACT_TOPICS):
             item, verdict = self._feed.take_event(replies.decode_event(body))
             if item is not None:
-                self._actions.append(Deliver((item,)))
+                self._deliver(item)
             self._heed(verdict)
+
+    def _deliver(self, item: T) -> None:
+        """Together with the items before it, if nothing else is to be done in between."""
+        last = self._actions[-1] if self._actions else None
+        if isinstance(last, Deliver) and isinstance(last.items, list):
+            last.items.append(item)
+        else:
+            self._actions.append(Deliver([item]))
 
     def _beat(self, beat: replies.Fields, now: float) -> None:
         self._check_identity(replies.text(beat, "database"), replies.text(beat, "epoch"))

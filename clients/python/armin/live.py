@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from armin import calls
 from armin.channel import Channel, Clock, Inlet
@@ -17,6 +17,8 @@ from armin.tails import Board, Boards
 T = TypeVar("T")
 
 Pending = Future[ArminError | None]
+
+EVENTS_AT_ONCE: Final = 100  # taken before the caller gets the first of them
 
 
 class Questions:
@@ -90,6 +92,14 @@ def unheard(state: FollowState) -> None:
     """Nobody wants to know."""
 
 
+def _take_waiting(follower: Follower[T], live: Inlet, clock: Clock) -> None:
+    """What else is there already, as far as it follows on: one turn for many events."""
+    for _ in range(EVENTS_AT_ONCE):
+        if not follower.is_live or (frames := live.take()) is None:
+            return
+        follower.received(frames, clock())
+
+
 def drive(
     follower: Follower[T],
     questions: Questions,
@@ -108,6 +118,7 @@ def drive(
                     follower.idle(clock())
                 else:
                     follower.received(frames, clock())
+                    _take_waiting(follower, live, clock)
             case Ask() | AskTail():
                 try:
                     result = questions.put(action)
