@@ -64,7 +64,7 @@ def test_a_pipeline_through_a_lossy_proxy_writes_each_once_in_order(engine: Engi
 def test_asyncio_tasks_through_a_lossy_proxy_write_each_once_in_order(
     engine: Engine, short_dir: Path
 ) -> None:
-    count = 2000
+    count = 20_000
 
     async def write(ids: list[int]) -> None:
         async with armin.connect_async(short_dir / "p", timeout=30) as client:

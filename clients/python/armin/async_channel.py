@@ -70,6 +70,7 @@ class AsyncChannel:
         self._outbox = Outbox(timeout, partial(given_up, target, timeout))
         self._reader: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_called = False  # `_called` will run in the next turn of the loop
 
     async def request(self, call: Call[T]) -> T:
         """Send one command, again if need be, and wait for its reply.
@@ -89,12 +90,19 @@ class AsyncChannel:
         request = self._outbox.add(call, self._clock(), done)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read(), name="armin replies")
-        self._pump()
+        if not self._is_called:  # what other tasks ask for in this turn of the loop goes together with it
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._called)
         try:
             await there
         finally:
             self._outbox.forget(request)
         return answer.get()
+
+    def _called(self) -> None:
+        self._is_called = False
+        if not self._plug.socket.closed:
+            self._pump()
 
     def _pump(self) -> None:
         """Send what may be sent, and come again when something is due."""

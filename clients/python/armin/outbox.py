@@ -232,7 +232,7 @@ class Outbox:
             room -= len(request.payload)
             if len(several) == count or room < 0 or request.is_answered:
                 break
-            if not request.call.outlasts or request.is_held:
+            if request.line is None or request.is_held:
                 break
             if several and request.number != several[-1].number + 1:
                 break
