@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 JOBS ?= 3  # test processes; most of a test is waiting for disks and other processes
 
 NODE := clients/node
@@ -9,7 +10,7 @@ NODE_STAMP := $(NODE)/node_modules/.installed
 HAS_NODE := $(shell node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && npm --version >/dev/null 2>&1 && echo yes)
 WITHOUT_NODE := Node 20 and npm are not here, so the Node client is left out
 
-.PHONY: setup demo test check clean node node-test node-check
+.PHONY: setup demo test check bench bench-quick clean node node-test node-check
 
 setup: $(STAMP)
 
@@ -27,6 +28,18 @@ demo: $(STAMP)
 test: $(STAMP) node
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 	@$(MAKE) --no-print-directory node-test
+
+# Side by side with Redis, NATS and others: see benchmarks/README.md. ROWS="1 2b" measures these alone.
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks $(ROWS)
+
+bench-quick: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks --quick $(ROWS)
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "installing what Armin is measured beside into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
 
 check: $(STAMP) node-check
 	$(BIN)/ruff check .
@@ -56,5 +69,5 @@ node node-test node-check:
 endif
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf $(NODE)/node_modules $(NODE)/dist $(NODE)/build
