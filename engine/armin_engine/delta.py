@@ -36,10 +36,6 @@ class SessionDelta:
             base.id, base.name, self.closed_at > 0, base.created_at, self.seq, base.packed_meta
         )
 
-    def folded(self) -> SessionSnapshot:
-        """The session for the next snapshot."""
-        return self.base.extended(self.tail, self.closed_at)
-
 
 class DeltaView:
     """One session's messages behind the snapshot, fixed at the moment it was handed out."""
@@ -76,16 +72,16 @@ class DeltaStore:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def create(self, fact: Fact) -> SessionSnapshot:
-        """Take in a session's creation."""
+    def create(self, fact: Fact, fold: int) -> None:
+        """Take in a session's creation, for the views from `fold` on."""
         session = SessionSnapshot(
             fact.session_id,
             fact.created_at,
             fact.content or None,
             fact.meta.packed if fact.meta else None,
+            fold=fold,
         )
         self._sessions[fact.session_id] = SessionDelta(session)
-        return session
 
     def touch(self, base: SessionSnapshot) -> SessionDelta:
         """The delta of a session that is in the snapshot."""
@@ -99,9 +95,19 @@ class DeltaStore:
         self.messages += messages
         self.bytes += size
 
-    def drain(self) -> list[SessionSnapshot]:
-        """Fold everything for the next snapshot, and start empty. Views already handed out stay."""
-        folded = [delta.folded() for delta in self._sessions.values()]
+    def drain(self, fold: int, handed_out: int) -> list[SessionSnapshot]:
+        """Fold everything into view number `fold`, and start empty. Views already handed out stay.
+
+        Changes sessions in place where no view up to `handed_out` has them; returns the others, and new ones.
+        """
+        changed: list[SessionSnapshot] = []
+        for delta in self._sessions.values():
+            session = delta.base
+            if session.fold <= handed_out:
+                session = session.copy(fold)
+            session.extend(delta.tail, delta.closed_at)
+            if session.fold == fold:
+                changed.append(session)
         self._sessions = {}
         self.messages = self.bytes = 0
-        return folded
+        return changed

@@ -37,6 +37,7 @@ class Derived:
         self._index = SessionIndex()
         self._delta = DeltaStore()
         self._snapshot = SnapshotView.empty(self._index.ids)
+        self._handed_out = -1  # the number of the last view that somebody was given
 
     # --- deriving ---
 
@@ -67,7 +68,7 @@ class Derived:
 
     def _take_other(self, fact: Fact) -> None:
         if fact.kind is SESSION_CREATED:
-            self._delta.create(fact)
+            self._delta.create(fact, self._snapshot.fold + 1)
         else:
             self._touched(fact.session_id).closed_at = fact.position
         self._note_other(fact)
@@ -101,8 +102,10 @@ class Derived:
 
     def fold(self) -> int:
         """Fold the delta into the next snapshot; returns its position. Costs what the delta holds."""
-        if self._snapshot.position != self.position:
-            self._snapshot = self._snapshot.advanced(self.position, self._delta.drain())
+        view = self._snapshot
+        if view.position != self.position:
+            changed = self._delta.drain(view.fold + 1, self._handed_out)
+            self._snapshot = view.advanced(self.position, changed)
         return self._snapshot.position
 
     # --- reading ---
@@ -217,6 +220,7 @@ class Derived:
 
     def snapshot(self) -> SnapshotView:
         """The immutable view of every session as of the last refresh."""
+        self._handed_out = self._snapshot.fold
         return self._snapshot
 
     def delta(self, session_id: int) -> DeltaView:

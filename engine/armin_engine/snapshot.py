@@ -14,16 +14,20 @@ _NO_TAIL: list[bytes] = []  # stays empty: whoever follows it begins a list of i
 
 
 class SessionSnapshot:
-    """One session in a snapshot; immutable. `closed_at` is the position of its closure, or 0.
+    """One session in a snapshot. `closed_at` is the position of its closure, or 0.
 
     Its last messages may stand in a list that the session's delta goes on filling: `tail_count` of them are
     this snapshot's. So a fold copies none of them; it seals them when there are TAIL_MESSAGES_MAX.
+
+    Immutable from when a view with it is handed out, which `fold` says: that it belongs to the views from
+    that number on. Until then the engine's own folds change it in place.
     """
 
     __slots__ = (
         "chunks",
         "closed_at",
         "created_at",
+        "fold",
         "id",
         "name",
         "packed_meta",
@@ -41,7 +45,7 @@ class SessionSnapshot:
         chunks: tuple[Chunk, ...] = (),
         seq: int = 0,
         closed_at: int = 0,
-        tail: list[bytes] | None = None,
+        fold: int = 0,
     ) -> None:
         self.id = session_id
         self.created_at = created_at
@@ -50,18 +54,35 @@ class SessionSnapshot:
         self.chunks = chunks
         self.seq = seq
         self.closed_at = closed_at
-        self.tail = _NO_TAIL if tail is None else tail
-        self.tail_count = len(self.tail)
+        self.fold = fold
+        self.tail = _NO_TAIL
+        self.tail_count = 0
 
-    def extended(self, tail: list[bytes], closed_at: int) -> SessionSnapshot:
-        """This session with what has happened since; `tail` is all that is not in its chunks."""
-        chunks, seq = self.chunks, self.seq - self.tail_count + len(tail)
-        left: list[bytes] | None = tail
-        if len(tail) >= limits.TAIL_MESSAGES_MAX or (closed_at and tail):
-            chunks, left = extend(chunks, seq - len(tail) + 1, tail), None
-        return SessionSnapshot(
-            self.id, self.created_at, self.name, self.packed_meta, chunks, seq, closed_at, left
+    def extend(self, tail: list[bytes], closed_at: int) -> None:
+        """Take in what has happened since; `tail` is all that is not in its chunks."""
+        count = len(tail)
+        self.seq += count - self.tail_count
+        self.closed_at = closed_at
+        if count >= limits.TAIL_MESSAGES_MAX or (closed_at and count):
+            self.chunks = extend(self.chunks, self.seq - count + 1, tail)
+            self.tail, self.tail_count = _NO_TAIL, 0
+        else:
+            self.tail, self.tail_count = tail, count
+
+    def copy(self, fold: int) -> SessionSnapshot:
+        """The same session for the views from `fold` on."""
+        session = SessionSnapshot(
+            self.id,
+            self.created_at,
+            self.name,
+            self.packed_meta,
+            self.chunks,
+            self.seq,
+            self.closed_at,
+            fold,
         )
+        session.tail, session.tail_count = self.tail, self.tail_count
+        return session
 
     def history(self) -> History:
         """Its messages."""
@@ -84,16 +105,19 @@ _Leaf = tuple[SessionSnapshot, ...]
 
 
 class SnapshotView:
-    """Every session as it stood at `position`. Immutable; any thread may read it.
+    """Every session as it stood at `position`. Once handed out it is immutable; any thread may read it.
 
     Sessions stand in leaves of SESSIONS_PER_LEAF by their order of creation, so the next view copies
     the leaves that changed and one pointer for each of the others.
     """
 
-    __slots__ = ("_ids", "_leaves", "count", "position")
+    __slots__ = ("_ids", "_leaves", "count", "fold", "position")
 
-    def __init__(self, position: int, count: int, leaves: tuple[_Leaf, ...], ids: array[int]) -> None:
+    def __init__(
+        self, position: int, count: int, leaves: tuple[_Leaf, ...], ids: array[int], fold: int = 0
+    ) -> None:
         self.position = position
+        self.fold = fold  # how many folds led here
         self.count = count
         self._leaves = leaves
         self._ids = ids  # shared with the engine and growing; this view knows the first `count`
@@ -121,7 +145,10 @@ class SnapshotView:
         return self.count
 
     def advanced(self, position: int, changed: Iterable[SessionSnapshot]) -> SnapshotView:
-        """The next view: `changed` replaces or follows the sessions here, new ones in order of creation."""
+        """The next view: `changed` replaces or follows the sessions here, new ones in order of creation.
+
+        Sessions that the fold has changed in place are no part of it.
+        """
         touched: dict[int, list[SessionSnapshot]] = {}
         known, count, ids, size = self.count, self.count, self._ids, limits.SESSIONS_PER_LEAF
         for session in changed:
@@ -141,7 +168,7 @@ class SnapshotView:
         leaves = list(self._leaves)
         for leaf, sessions in sorted(touched.items()):
             leaves[leaf : leaf + 1] = [tuple(sessions)]
-        return SnapshotView(position, count, tuple(leaves), self._ids)
+        return SnapshotView(position, count, tuple(leaves), self._ids, self.fold + 1)
 
 
 def ordinal(ids: array[int], session_id: int) -> int | None:

@@ -59,7 +59,10 @@ def check_slice(cut: Slice, wanted: list[bytes], first: int) -> None:
 def test_pages_are_those_of_a_plain_list(batches, tail, data):
     history, plain = built(batches, tail)
     assert history.seq == len(plain)
-    assert [history.message(seq) for seq in range(1, len(plain) + 1)] == plain
+    seqs = range(1, len(plain) + 1)
+    assert [history.message(seq) for seq in seqs] == plain
+    for seq in data.draw(st.permutations(seqs)):
+        assert history.message(seq) == plain[seq - 1]
     for _ in range(5):
         count = data.draw(st.integers(1, len(plain) + 2))
         budget = data.draw(st.one_of(st.integers(1, 300), st.integers(1, 1 << 20)))

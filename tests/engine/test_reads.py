@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from armin_engine import Armin, BadRequest, CursorInvalid, RecordingSink, SessionNotFound, limits
+from armin_engine.facts import unpack
 from engine.observe import (
     Listener,
     append,
@@ -88,6 +89,16 @@ def test_reads_have_no_effect(open_engine):
     count = len(sink.events)
     every_read(armin)
     assert len(sink.events) == count
+
+
+def test_a_page_of_the_log_has_the_event_of_each_position_whatever_session_it_is_of(filled: Armin):
+    filled.apply([append(1, "d"), create("m"), append(3, "e"), append(1, "f"), append(3, "g"), close(3)])
+    events = filled.events().events
+    assert list(events) == [filled.event(position) for position in range(1, filled.position + 1)]
+    messages = [event.unpack()["message"] for event in events if event.type == "message_appended"]
+    for message in messages:
+        assert message == unpack(filled.packed_message(message["session_id"], message["seq"]))
+    assert len(messages) == 8
 
 
 def test_a_session_is_found_by_id_or_by_name(filled: Armin):

@@ -228,3 +228,26 @@ def test_a_delta_behind_a_snapshot_that_has_moved_is_a_conflict(armin: Armin):
     with pytest.raises(Conflict) as caught:
         armin.read_delta(1, snapshot_position=at)
     assert caught.value.reason == "snapshot_moved"
+
+
+def test_a_view_stays_as_it_was_through_folds_that_nobody_looks_at(armin: Armin):
+    """Without a view handed out in between, folds change sessions in place: not those of a view."""
+    for session_id in (1, 2, 3):
+        armin.create_session()
+        armin.append(session_id, "user", "first")
+    armin.refresh_snapshot()
+    view = armin.snapshot()
+    before = [(session.info(), list(session.messages())) for session in view]
+    for number in range(31):  # past the tail that stays unsealed, twice
+        armin.append(1, "user", str(number))
+        armin.append(2 + number % 2, "user", str(number))
+        if number == 30:
+            armin.close_session(2)
+            armin.create_session()
+        if number % 3 == 0:
+            armin.refresh_snapshot()
+    armin.refresh_snapshot()
+    assert [(session.info(), list(session.messages())) for session in view] == before
+    assert [session.seq for session in armin.snapshot()] == [32, 17, 16, 0]
+    assert [m.content for m in armin.snapshot().get(1).messages()] == ["first", *map(str, range(31))]
+    assert armin.verify().equal
