@@ -41,7 +41,7 @@ _Fields = dict[str, Any]
 _KNOWN: Final = {
     op: frozenset(("op", *fields.required, *fields.optional)) for op, fields in protocol.OPS.items()
 }
-_PIPELINED: Final = frozenset(("create_session", "append", "append_many", "close_session"))
+_PIPELINED: Final = frozenset(("append", "append_many", "close_session"))  # their replies are short
 _TOKEN: Final = re.compile(rf"[a-z0-9]{{1,{protocol.SYNC_TOKEN_MAX}}}")
 _REASON_BYTES_MAX: Final = 64
 _NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quoted in an error
@@ -131,7 +131,7 @@ def _part(command: object) -> Write | EngineError:
             raise BadRequest(f"{op} cannot be part of a pipeline", field="op")
         parsed = _parsed(command)
     except EngineError as error:
-        return error
+        return error.with_traceback(None)  # which holds the command; there may be many such errors
     assert isinstance(parsed, Write), "all that may be part of a pipeline are writes"
     return parsed
 

@@ -227,6 +227,7 @@ class Loop:
 
     def _fault(self, error: EngineError) -> bytes:
         self._errors += 1
+        error.__traceback__ = None  # through it the error holds the turn's commands, and by them itself
         return replies.error(self.armin.position, error)
 
     # --- the end ----------------------------------------------------------------------------------

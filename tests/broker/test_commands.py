@@ -9,7 +9,8 @@ import pytest
 
 from armin_broker import protocol
 from armin_broker.commands import Barrier, Read, UnknownOp, Write, parse
-from armin_engine.errors import BadRequest, CommandError, TooLarge
+from armin_broker.parsed import Pipeline
+from armin_engine.errors import BadRequest, CommandError, EngineError, TooLarge
 from armin_engine.records import Append, CloseSession, CreateSession
 
 
@@ -200,3 +201,122 @@ def test_reads_and_the_rest_name_the_field(fields: dict[str, Any], field: str) -
 
 def test_a_limit_over_the_maximum_is_clamped() -> None:
     assert isinstance(parse(packed(op="read", session_id=1, limit=1 << 62)), Read)
+
+
+# --- pipelines ------------------------------------------------------------------------------------
+
+CLOSE = {"op": "close_session", "session_id": 1}
+PARTS = ("append", "append_many", "close_session")
+
+
+def parts(*commands: Any) -> tuple[Write | EngineError, ...]:
+    pipeline = parse(packed(op="pipeline", commands=list(commands)))
+    assert isinstance(pipeline, Pipeline)
+    return pipeline.parts
+
+
+def said(error: object) -> tuple[str, str, str | None, int | None]:
+    assert isinstance(error, CommandError)
+    return error.code, error.message, error.field, error.limit
+
+
+def test_a_pipeline_is_its_writes_in_order() -> None:
+    batch = {"op": "append_many", "session_id": 2, "messages": [{"role": "tool", "content": ""}], "key": "k"}
+    commands = [APPEND, batch, CLOSE, {**APPEND, "after_key": "k"}]
+    made = [part.command for part in parts(*commands) if isinstance(part, Write)]
+    alone = [parse(packed(**command)) for command in commands]
+    assert made == [write.command for write in alone if isinstance(write, Write)]
+    assert len(made) == len(commands)
+
+
+@pytest.mark.parametrize("op", sorted(protocol.OPS.keys() - set(PARTS)))
+def test_what_is_no_write_of_a_session_is_refused_in_its_place_whatever_else_is_wrong_with_it(
+    op: str,
+) -> None:
+    for odd in ({"op": op}, {"op": op, "bogus": 1}, {"op": op, "session_id": 1}):
+        first, refused, last = parts(APPEND, odd, CLOSE)
+        assert said(refused)[::2] == ("bad_request", "op")
+        assert isinstance(first, Write)
+        assert isinstance(last, Write)
+
+
+@pytest.mark.parametrize("odd", [None, 0, 1.5, False, "append", b"\x80", [], [APPEND]])
+def test_what_is_no_map_is_refused_in_its_place(odd: Any) -> None:
+    first, refused, last = parts(APPEND, odd, CLOSE)
+    assert said(refused)[::2] == ("bad_request", "commands")
+    assert isinstance(first, Write)
+    assert isinstance(last, Write)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"op": None},
+        {"op": ["append"]},
+        {"op": "nonsense"},
+        {"op": "append"},
+        {**APPEND, "bogus": 1},
+        {**APPEND, "role": "robot"},
+        {**APPEND, "content": None},
+        {**APPEND, "session_id": 1 << 63},
+        {**APPEND, "meta": {"a": b""}},
+        {**APPEND, "key": "k" * (protocol.KEY_BYTES_MAX + 1)},
+        {**APPEND, "meta": {"a": "x" * protocol.META_BYTES_MAX}},
+        {"op": "append_many", "session_id": 1, "messages": [{"role": "user", "content": ""}, 5]},
+        {**CLOSE, "key": "k"},
+    ],
+)
+def test_an_error_in_a_pipeline_is_the_one_of_the_command_by_itself(bad: dict[str, Any]) -> None:
+    with pytest.raises(CommandError) as alone:
+        parse(packed(**bad))
+    first, refused, last = parts(APPEND, bad, CLOSE)
+    assert said(refused) == said(alone.value)
+    assert isinstance(first, Write)
+    assert isinstance(last, Write)
+
+
+def test_an_error_in_a_pipeline_keeps_nothing_of_its_command() -> None:
+    (refused,) = parts({**APPEND, "role": "robot"})
+    assert isinstance(refused, CommandError)
+    assert refused.__traceback__ is None, "its frames would hold the command until it is answered"
+
+
+@pytest.mark.parametrize("commands", [[], None, {}, {"0": APPEND}, "append", b"\x90", 1, True, 1.0])
+def test_a_pipeline_without_an_array_of_commands_is_refused_as_a_whole(commands: Any) -> None:
+    error = refusal(op="pipeline", commands=commands)
+    assert (error.code, error.field) == ("bad_request", "commands")
+
+
+def test_the_commands_of_a_pipeline_are_counted_before_they_are_looked_at() -> None:
+    most = protocol.PIPELINE_COMMANDS_MAX
+    for command in (APPEND, None):
+        assert len(parts(*[command] * most)) == most
+        error = refusal(op="pipeline", commands=[command] * (most + 1))
+        assert said(error)[::2] == ("too_large", "commands")
+        assert error.limit == most
+
+
+NESTED = b"\x82\xa2op\xa8pipeline\xa8commands\x91"
+
+
+@pytest.mark.parametrize("depth", [2, 3, 500])
+def test_a_pipeline_within_a_pipeline_is_refused_in_its_place_at_any_depth(depth: int) -> None:
+    pipeline = parse(NESTED * depth + packed(**APPEND))
+    assert isinstance(pipeline, Pipeline)
+    (refused,) = pipeline.parts
+    assert said(refused)[::2] == ("bad_request", "op")
+
+
+@pytest.mark.parametrize("depth", [513, 2000, 100_000])
+def test_what_is_nested_too_deeply_to_be_decoded_is_refused_as_a_whole(depth: int) -> None:
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        parse(NESTED * depth + packed(**APPEND))
+
+
+def test_values_are_counted_over_all_commands_of_a_pipeline() -> None:
+    message = {"role": "user", "content": ""}
+    batch = {"op": "append_many", "session_id": 1, "messages": [message] * 10_000}
+    assert len(parts(*[batch] * 4)) == 4
+    error = refusal(op="pipeline", commands=[batch] * 5)
+    assert (error.code, error.field) == ("too_large", "command_nodes")

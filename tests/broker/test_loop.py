@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from armin_broker.command_socket import CommandSocket
 from armin_broker.config import Config
@@ -18,6 +24,7 @@ from armin_broker.effects_socket import EffectsSocket
 from armin_broker.live_socket import LiveSocket
 from armin_broker.loop import Loop
 from armin_engine import Armin
+from armin_engine.errors import EngineError
 from harness import Peer, Sockets, wait_until
 
 
@@ -106,6 +113,7 @@ def test_a_bug_in_a_group_fails_its_writes_and_the_loop_goes_on(
 def test_heartbeats_come_once_a_second_by_the_loops_clock(
     served: Served, client: Peer, short_dir: Path, now: list[float]
 ) -> None:
+    client.ask("ping")  # so the heartbeat of the start has gone out before anybody listens
     live = client.open(zmq.SUB, f"ipc://{short_dir}/live.sock", b"heartbeat/", b"~sync/t/")
 
     def heard() -> bool:
@@ -167,3 +175,126 @@ def test_a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_lease(
             assert (second["attempt"], second["until"]) == (2, 1_700_000_020_000)
     finally:
         served.stop()
+
+
+def test_errors_leave_nothing_behind_for_the_garbage_collector(served: Served, client: Peer) -> None:
+    gc.collect()
+    gc.disable()
+    before = {id(each) for each in gc.get_objects() if isinstance(each, EngineError)}
+
+    def none_is_left() -> bool:
+        return not [
+            each for each in gc.get_objects() if isinstance(each, EngineError) and id(each) not in before
+        ]
+
+    try:
+        for _ in range(3):
+            client.ask("append", session_id=1, role="robot", content="x")
+            client.ask("append", session_id=1, role="user", content="x")
+            client.ask("read", session_id=1)
+            client.ask("ack", group="g", leases=[])
+            client.ask("pipeline", commands=[{"op": "ping"}, {"op": "close_session", "session_id": 1}])
+        client.ask("ping")
+        wait_until(none_is_left)
+    finally:
+        gc.enable()
+
+
+# --- pipelines ------------------------------------------------------------------------------------
+
+
+def test_a_bug_in_a_group_fails_each_write_of_a_pipeline(
+    served: Served, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.ask("create_session")["ok"]
+    good, bad = {"op": "append", "session_id": 1, "role": "user", "content": "x"}, {"op": "ping"}
+    with monkeypatch.context() as patch:
+        patch.setattr(served.armin, "apply", broken)
+        reply = client.ask("pipeline", commands=[good, bad, good])
+    assert reply["ok"]
+    assert [each["error"]["code"] for each in reply["replies"]] == ["internal", "bad_request", "internal"]
+    assert [each["seq"] for each in client.ask("pipeline", commands=[good, good])["replies"]] == [1, 2]
+
+
+@contextmanager
+def fresh() -> Iterator[Peer]:
+    """A peer of an engine of its own, which has two open sessions."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="armin-"))
+        served = Served(stack.enter_context(Sockets()), Path(directory), lambda: 0.0)
+        stack.callback(served.stop)
+        peer = stack.enter_context(Peer(f"ipc://{directory}/commands.sock"))
+        for _ in range(2):
+            assert peer.ask("create_session")["ok"]
+        yield peer
+
+
+NO_PARTS = [
+    {"op": "ping"},
+    {"op": "read", "session_id": 1},
+    {"op": "create_group", "group": "g", "start": "now"},
+    {"op": "create_session"},
+    {"op": "create_session", "name": "n", "meta": {}},
+    {"op": "pipeline", "commands": [{"op": "close_session", "session_id": 1}]},
+]
+
+
+REFUSED = {"code": "bad_request", "field": "op", "retry": False}
+
+
+def made_of(op: str, required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A command; no values are many, so that they meet each other."""
+    fields = {name: st.sampled_from(values) for name, values in required.items()}
+    others = {name: st.sampled_from(values) for name, values in optional.items()}
+    return st.fixed_dictionaries({"op": st.just(op), **fields}, optional=others)
+
+
+MESSAGES = [{"role": "user", "content": "x"}, {"role": "tool", "content": "y", "meta": {"a": 1}}]
+SESSIONS, KEYS, METAS = [1, 2, 3, 99], ["a", "b", "c"], [{}, {"a": 1}]
+APPENDED = {"key": KEYS, "after_key": KEYS, "expect_seq": [1, 2, 3, 4]}
+COMMANDS = st.one_of(
+    made_of(
+        "append",
+        {"session_id": SESSIONS, "role": ["user", "tool", "robot"], "content": ["x", "y"]},
+        {**APPENDED, "meta": METAS},
+    ),
+    made_of("append_many", {"session_id": SESSIONS, "messages": [MESSAGES[:1], MESSAGES, [], 5]}, APPENDED),
+    made_of("close_session", {"session_id": SESSIONS}, {}),
+    st.sampled_from([*NO_PARTS, {"op": "nonsense"}, {"op": 1}, {}]),
+)
+
+
+def timeless(value: Any) -> Any:
+    """Without what tells when it was: two engines never agree in that."""
+    if isinstance(value, dict):
+        return {
+            name: timeless(item) for name, item in value.items() if name not in ("created_at", "position")
+        }
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def by_itself(peer: Peer, command: dict[str, Any]) -> dict[str, Any]:
+    """What it is answered; what may not be part of a pipeline is not sent."""
+    if command in NO_PARTS:
+        message = f"{command['op']} cannot be part of a pipeline"
+        return {"ok": False, "error": {**REFUSED, "message": message}}
+    peer.socket.send_multipart([b"", msgpack.packb(command)])
+    reply: dict[str, Any] = msgpack.unpackb(peer.socket.recv_multipart()[-1])
+    return reply
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(COMMANDS, min_size=1, max_size=12), min_size=1, max_size=4))
+def test_a_pipeline_does_what_its_commands_do_one_by_one(pipelines: list[list[dict[str, Any]]]) -> None:
+    with fresh() as together, fresh() as alone:
+        for commands in pipelines:
+            reply = together.ask("pipeline", commands=commands)
+            assert reply["ok"]
+            expected = [by_itself(alone, command) for command in commands]
+            assert timeless(reply["replies"]) == timeless(expected)
+            assert {each["position"] for each in reply["replies"]} == {reply["position"]}
+        for op in ("log", "sessions", "ping"):
+            one, other = together.ask(op), alone.ask(op)
+            assert one["position"] == other["position"]
+            assert timeless(one) == timeless(other)
+        assert together.ask("stats")["commits"] <= 2 + len(pipelines)

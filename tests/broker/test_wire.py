@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from armin_broker import protocol
-from harness import Engine, Peer, wait_until
+from harness import Engine, Peer, failing_writes, wait_until
 
 
 def code(reply: dict[str, Any]) -> str:
@@ -341,3 +341,118 @@ def test_contents_and_metas_come_back_as_they_went_in(peer: Peer) -> None:
     messages = good(peer.ask("read", session_id=session_id))["messages"]
     assert [message["content"] for message in messages] == contents
     assert repr(messages[0]["meta"]) == repr(meta)
+
+
+# --- pipelines --------------------------------------------------------------------------------------
+
+
+def append(session_id: int, content: str = "x", **fields: Any) -> dict[str, Any]:
+    return {"op": "append", "session_id": session_id, "role": "user", "content": content, **fields}
+
+
+def counted(peer: Peer, *names: str) -> list[int]:
+    stats = good(peer.ask("stats"))
+    return [stats[name] for name in names]
+
+
+def test_a_pipeline_of_as_many_commands_as_may_be_is_one_commit(peer: Peer) -> None:
+    session_id = fill(peer, 0)
+    names = ("commands", "groups", "commits", "facts", "errors")
+    before = counted(peer, *names)
+    count = protocol.PIPELINE_COMMANDS_MAX
+    commands = [append(session_id, f"m{number}") for number in range(1, count + 1)]
+    reply = good(peer.ask("pipeline", commands=commands))
+    assert [each["seq"] for each in reply["replies"]] == list(range(1, count + 1))
+    assert [each["at"] for each in reply["replies"]] == list(range(2, count + 2))
+    grown = [after - value for after, value in zip(counted(peer, *names), before, strict=True)]
+    assert grown == [2, 2, 1, count, 0], "the first `stats` is a command and a group, too"
+    page = good(peer.ask("read", session_id=session_id, limit=count))
+    assert [message["content"] for message in page["messages"]] == [each["content"] for each in commands]
+    assert [event["position"] for event in good(peer.ask("log", limit=2000))["events"]] == list(
+        range(1, count + 2)
+    )
+
+
+def test_a_pipeline_of_one_command_too_many_is_refused_as_a_whole(peer: Peer) -> None:
+    session_id = fill(peer, 0)
+    reply = peer.ask("pipeline", commands=[append(session_id)] * (protocol.PIPELINE_COMMANDS_MAX + 1))
+    assert code(reply) == "too_large"
+    assert (reply["error"]["field"], reply["error"]["limit"]) == ("commands", protocol.PIPELINE_COMMANDS_MAX)
+    assert good(peer.ask("session", session_id=session_id))["session"]["seq"] == 0
+
+
+def test_a_pipeline_is_one_command_and_each_of_its_errors_is_one(peer: Peer) -> None:
+    session_id = fill(peer, 0)
+    commands, errors = counted(peer, "commands", "errors")
+    bad = [append(session_id, role="robot"), append(99), {"op": "ping"}, None]
+    assert [
+        each["ok"] for each in good(peer.ask("pipeline", commands=[append(session_id), *bad]))["replies"]
+    ] == [
+        True,
+        *[False] * 4,
+    ]
+    assert code(peer.ask("pipeline", commands=[])) == "bad_request"
+    assert counted(peer, "commands", "errors") == [commands + 3, errors + 5]
+
+
+def test_pipelines_of_many_peers_are_answered_each_in_its_order(engine: Engine, peer: Peer) -> None:
+    peers = [engine.peer() for _ in range(4)]
+    ids = [fill(peer, 0) for _ in peers]
+    with peers[0] as a, peers[1] as b, peers[2] as c, peers[3] as d:
+        everyone = list(zip((a, b, c, d), ids, strict=True))
+        for turn in range(50):
+            for each, session_id in everyone:
+                each.send("pipeline", commands=[append(session_id, f"{turn}.{n}") for n in range(20)])
+        for turn in range(50):
+            for each, _ in everyone:
+                correlation, reply = each.receive()
+                assert correlation == b"%d" % (turn + 1)
+                seqs_ = [part["seq"] for part in good(reply)["replies"]]
+                assert seqs_ == list(range(20 * turn + 1, 20 * turn + 21))
+    for session_id in ids:
+        contents = [
+            m["content"] for m in good(peer.ask("read", session_id=session_id, limit=1000))["messages"]
+        ]
+        assert contents == [f"{turn}.{n}" for turn in range(50) for n in range(20)]
+
+
+def test_a_failed_commit_fails_each_write_of_a_pipeline_and_nothing_else_in_it(
+    engine: Engine, peer: Peer
+) -> None:
+    session_id = fill(peer, 0)
+    good(peer.ask(**append(session_id, "before", key="a")))
+    before = [peer.ask("log"), peer.ask("sessions")]
+    commands = [
+        append(session_id, "before", key="a"),
+        append(session_id, "lost" * 500, key="b", after_key="a"),
+        append(session_id, role="robot"),
+        {"op": "append_many", "session_id": session_id, "messages": [{"role": "user", "content": "lost"}]},
+        {"op": "create_session"},
+        {"op": "ping"},
+        append(99),
+        {"op": "close_session", "session_id": session_id},
+    ]
+    with failing_writes(engine):
+        replies = good(peer.ask("pipeline", commands=commands))["replies"]
+    codes = [reply.get("duplicate") or code(reply) for reply in replies]
+    assert codes == [
+        *(True, "storage_failed", "bad_request", "storage_failed"),
+        *("bad_request", "bad_request", "session_not_found", "storage_failed"),
+    ]
+    assert [peer.ask("log"), peer.ask("sessions")] == before
+    again = good(peer.ask("pipeline", commands=commands))["replies"]
+    assert [reply["ok"] for reply in again] == [True, True, False, True, False, False, False, True]
+    assert (again[1]["seq"], again[3]["first_seq"], again[7]["at"]) == (2, 3, again[7]["position"])
+
+
+def test_pipelines_nested_without_end_are_refused_and_the_engine_serves_on(
+    engine: Engine, peer: Peer
+) -> None:
+    inner = msgpack.packb(append(fill(peer, 0)))
+    opening = b"\x82\xa2op\xa8pipeline\xa8commands\x91"
+    for depth in (2, 500, 1000, 100_000):
+        reply = msgpack.unpackb(peer.raw([opening * depth + inner])[-1])
+        (refused,) = reply.get("replies", [reply])
+        assert code(refused) == "bad_request"
+    assert good(peer.ask("ping"))["position"] == 1
+    assert "Traceback" not in engine.errors()

@@ -58,6 +58,7 @@ def uncovered(vectors: Vectors, known: Known) -> list[str]:
     return [
         *_missing("an op that succeeds", known.ops, ops),
         *_missing("a field that is taken", fields, given),
+        *_missing("an op within a pipeline", known.ops, set(_pipelined(exchanges))),
         *_missing("an error of an engine", known.codes - NEVER_ANSWERED, engine_codes),
         *_missing("an error at a client", known.codes, client_codes),
         *_missing("a reason of a conflict", known.reasons, {error.get("reason") for error in engine_errors}),
@@ -86,6 +87,13 @@ def _exchanges(cases: Iterable[EngineCase]) -> Iterator[tuple[dict[str, Json], J
             expected = expected["$list"]
         replies = expected if isinstance(expected, list) else [expected] * len(commands)
         yield from zip(commands, replies, strict=False)
+
+
+def _pipelined(exchanges: Iterable[tuple[dict[str, Json], Json]]) -> Iterator[str]:
+    """Every op in a pipeline of which a reply for each command is expected."""
+    for command, reply in exchanges:
+        if isinstance(reply, dict) and isinstance(reply.get("replies"), list):
+            yield from (part["op"] for part in features.parts(command) if isinstance(part.get("op"), str))
 
 
 def _is_fine(reply: Json) -> bool:

@@ -16,7 +16,8 @@ from armin.conformance.playing import Said
 from armin.conformance.values import Packed, Pairs
 from armin_broker import protocol
 
-UNSPOKEN = {"verify"}  # the client asks on by itself until the comparison is done
+# The client asks on by itself until a comparison is done, and makes pipelines of what waits to be sent.
+UNSPOKEN = {"verify", "pipeline"}
 
 
 class Speaker:

@@ -20,7 +20,10 @@ def test_the_vectors_cover_all_that_the_protocol_knows() -> None:
 @pytest.mark.parametrize(
     ("added", "missing"),
     [
-        ({"ops": {**protocol.OPS, "rename": Fields()}}, ["an op that succeeds: rename"]),
+        (
+            {"ops": {**protocol.OPS, "rename": Fields()}},
+            ["an op that succeeds: rename", "an op within a pipeline: rename"],
+        ),
         (
             {"ops": {**protocol.OPS, "ping": Fields((), ("loudly",))}},
             ["a field that is taken: ('ping', 'loudly')"],
@@ -43,7 +46,9 @@ def test_a_name_without_a_vector_is_named(added: dict[str, Any], missing: list[s
     assert uncovered(VECTORS, dataclasses.replace(Known(), **added)) == missing
 
 
-@pytest.mark.parametrize("file", ["limits", "append", "dead_letters", "stats_verify", "error_shutting_down"])
+@pytest.mark.parametrize(
+    "file", ["limits", "append", "pipeline", "dead_letters", "stats_verify", "error_shutting_down"]
+)
 def test_vectors_that_are_taken_away_are_missed(file: str) -> None:
     rest = tuple(case for case in VECTORS.engine if case.file != file)
     assert uncovered(dataclasses.replace(VECTORS, engine=rest), Known()) != []

@@ -16,6 +16,7 @@ ON_TCP = (
     "hello_ping",
     "append",
     "append_many",
+    "pipeline",
     "read",
     "values",
     "sync_live",

@@ -13,6 +13,7 @@ from armin.conformance.bench import Bench
 from armin.conformance.running import Played, Verdict, play_all
 from armin.errors import NoReply
 from armin.target import find_target
+from armin_broker import protocol
 from conformance.bench_of import ENGINE_CASES, running_engine
 from conformance.faulty import Altered, Fault, FaultyEngine, Fields
 
@@ -23,6 +24,7 @@ FILES = (
     "append",
     "append_many",
     "close_session",
+    "pipeline",
     "read",
     "keys",
     "sync_live",
@@ -76,8 +78,8 @@ def without(name: str) -> Callable[[Fields], Fields]:
     return lambda fields: {key: value for key, value in fields.items() if key != name}
 
 
-def internal(position: int) -> Fields:
-    error = {"code": "internal", "message": "no", "retry": False}
+def refused(code: str, position: int, **fields: str) -> Fields:
+    error = {"code": code, "message": "no", "retry": False, **fields}
     return {"ok": False, "position": position, "error": error}
 
 
@@ -163,7 +165,7 @@ REPLIES: dict[str, tuple[Fault, str, str]] = {
         "$.messages[0].meta",
     ),
     "an_error_instead_of_ok": (
-        on("append", lambda r: internal(r["position"])),
+        on("append", lambda r: refused("internal", r["position"])),
         "append/the_first_message",
         "$.ok",
     ),
@@ -343,8 +345,147 @@ def _as_append(reply: Fields) -> Fields:
 
 
 def _refused(reply: Fields) -> Fields:
-    error = {"code": "bad_request", "message": "no", "retry": False, "field": "role"}
-    return {"ok": False, "position": reply["position"], "error": error}
+    return refused("bad_request", reply["position"], field="role")
+
+
+# --- pipelines ----------------------------------------------------------------------------------------
+
+
+def in_replies(alter: Callable[[list[Fields]], list[Fields]]) -> Fault:
+    """A fault in the replies of a pipeline."""
+    return on("pipeline", lambda reply: {**reply, "replies": alter(reply["replies"])})
+
+
+def in_commands(alter: Callable[[list[Any]], list[Any]]) -> Fault:
+    """A fault in what is done of a pipeline."""
+    return Fault(
+        command=lambda c: (
+            {**c, "commands": alter(c["commands"])}
+            if c.get("op") == "pipeline" and isinstance(c.get("commands"), list)
+            else c
+        )
+    )
+
+
+def first_error_for_all(reply: Fields) -> Fields:
+    return next((each for each in reply["replies"] if not each["ok"]), reply)
+
+
+def fine(reply: Fields) -> Fields:
+    return {"ok": True, "position": reply["position"]}
+
+
+def opened(commands: list[Any]) -> list[Any]:
+    """What is nested is done in the place of the nested one."""
+    return [
+        each["commands"][0] if isinstance(each, dict) and each.get("commands") else each for each in commands
+    ]
+
+
+def as_nested(command: Fields, reply: Fields) -> Fields:
+    """Every write that stood in a nested pipeline is said to be refused."""
+    if command.get("op") != "pipeline" or not reply["ok"]:
+        return reply
+    refusal = refused("bad_request", reply["position"], field="op")
+    pairs = zip(command["commands"], reply["replies"], strict=True)
+    return {**reply, "replies": [refusal if "commands" in part else each for part, each in pairs]}
+
+
+def all_refused(position: int) -> Fields:
+    """What nothing but bad commands come to."""
+    errors = [refused("bad_request", position, field="role"), refused("session_not_found", position)]
+    return {"ok": True, "position": position, "replies": errors}
+
+
+def without_keys(commands: list[Any]) -> list[Any]:
+    return [without("key")(each) if isinstance(each, dict) else each for each in commands]
+
+
+PIPELINES: dict[str, tuple[Fault, str, str]] = {
+    "replies_of_a_pipeline_in_another_order": (
+        in_replies(lambda replies: replies[::-1]),
+        "pipeline/several_sessions",
+        "$.replies[0].seq",
+    ),
+    "one_reply_too_few": (
+        in_replies(lambda replies: [reply for reply in replies if reply["ok"]]),
+        "pipeline/bad_commands_among_good_ones",
+        "$.replies",
+    ),
+    "one_bad_command_that_fails_all": (
+        on("pipeline", first_error_for_all),
+        "pipeline/bad_commands_among_good_ones",
+        "$.ok",
+    ),
+    "commands_behind_a_bad_one_that_are_not_done": (
+        in_commands(lambda commands: commands[: 1 + [c["role"] for c in commands].index("robot")]),
+        "pipeline/all_behind_a_refused_one_are_out_of_order",
+        "$.replies",
+    ),
+    "ok_for_a_nested_pipeline": (
+        in_replies(lambda replies: [r if r["ok"] else fine(r) for r in replies]),
+        "pipeline/a_pipeline_within_a_pipeline",
+        "$.replies[1].ok",
+    ),
+    "a_nested_pipeline_that_is_done_though_refused": (
+        Fault(command=in_commands(opened).command, reply=as_nested),
+        "pipeline/a_pipeline_within_a_pipeline",
+        "$.replies[4].seq",
+    ),
+    "ok_for_a_read_in_a_pipeline": (
+        in_replies(lambda replies: [r if r["ok"] else fine(r) for r in replies]),
+        "pipeline/what_is_no_write_is_refused_in_its_place",
+        "$.replies[1].ok",
+    ),
+    "ok_for_a_creation_in_a_pipeline": (
+        in_replies(lambda replies: [r if r["ok"] else fine(r) for r in replies]),
+        "pipeline/a_creation_is_refused_in_its_place",
+        "$.replies[1].ok",
+    ),
+    "what_is_no_map_fails_all": (
+        on("pipeline", first_error_for_all),
+        "pipeline/what_is_no_map_is_refused_in_its_place",
+        "$.ok",
+    ),
+    "keys_that_are_ignored_in_a_pipeline": (
+        in_commands(without_keys),
+        "pipeline/the_same_key_twice_within",
+        "$.replies[1].id",
+    ),
+    "commands_over_the_limit_that_are_left_out": (
+        in_commands(lambda commands: commands[: protocol.PIPELINE_COMMANDS_MAX]),
+        "limits/pipeline_commands",
+        "$.ok",
+    ),
+    "an_empty_pipeline_that_is_taken": (
+        Fault(reply=lambda c, r: {**fine(r), "replies": []} if c.get("commands") == [] else r),
+        "pipeline/no_commands_at_all",
+        "$.ok",
+    ),
+    "a_reply_within_that_has_no_position": (
+        in_replies(lambda replies: [without("position")(reply) for reply in replies]),
+        "pipeline/one_command",
+        "$.replies[0].position",
+    ),
+    "a_reply_within_that_is_ahead": (
+        in_replies(lambda replies: [{**reply, "position": reply["position"] + 1} for reply in replies]),
+        "pipeline/one_command",
+        "$.replies[0].position",
+    ),
+    "an_error_within_without_words": (
+        in_replies(lambda rs: [{**r, "error": {**r["error"], "message": ""}} for r in rs]),
+        "pipeline/nothing_but_bad_commands",
+        "$.replies[0].error.message",
+    ),
+    "a_pipeline_of_errors_that_commits": (
+        Fault(
+            command=lambda c: {"op": "create_session"} if "robot" in str(c.get("commands")) else c,
+            reply=lambda c, r: all_refused(r["position"] - 1) if "robot" in str(c.get("commands")) else r,
+        ),
+        "pipeline/nothing_but_bad_commands",
+        "as every reply is an error",
+    ),
+}
 
 
 # --- the live socket --------------------------------------------------------------------------------
@@ -402,7 +543,7 @@ EVENTS: dict[str, tuple[Fault, str, str]] = {
     ),
 }
 
-FAULTS = REPLIES | FRAMES | DEEDS | EVENTS
+FAULTS = REPLIES | FRAMES | DEEDS | PIPELINES | EVENTS
 
 
 @pytest.mark.parametrize("name", list(FAULTS))
@@ -424,6 +565,7 @@ def test_an_engine_without_a_feature_is_not_asked_for_it(engine: Path, short_dir
     cases = (
         "keys/the_same_append_again",
         "leases/two_groups_have_all_of_it",
+        "pipeline/one_command",
         "read/forward",
         "create_session/an_empty_meta_is_a_meta",
     )
@@ -436,6 +578,10 @@ def test_an_engine_without_a_feature_is_not_asked_for_it(engine: Path, short_dir
         "leases/two_groups_have_all_of_it": (
             Verdict.NOT_PLAYED,
             "the engine does not name the feature groups",
+        ),
+        "pipeline/one_command": (
+            Verdict.NOT_PLAYED,
+            "the engine does not name the feature pipeline",
         ),
         "read/forward": (Verdict.PASSED, ""),
     }

@@ -116,6 +116,7 @@ def story(peer: Peer) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from (ask("create_session", name="n") for _ in range(2))
     yield from (ask("append", **keyed) for _ in range(2))
     yield from (ask("append_many", **batch) for _ in range(2))
+    yield ask("pipeline", commands=[{"op": "append", **keyed}, {"op": "ping"}])
     yield from (ask(op, session_id=1) for op in ("session", "read", "snapshot", "delta"))
     yield from (ask(op) for op in ("sessions", "log", "refresh_snapshot"))
     yield ask("tails", session_ids=[1])

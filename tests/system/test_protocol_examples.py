@@ -35,7 +35,8 @@ def test_the_bytes_of_every_example_say_what_its_json_says() -> None:
 def test_the_examples_show_what_a_client_has_to_know() -> None:
     sent = [example for example in EXAMPLES if example.way == SENT]
     ops = {example.shown["op"] for example in sent}
-    assert ops >= {"hello", "sync", "create_session", "append", "append_many", "read", "lease", "ack", "nack"}
+    assert ops >= {"hello", "sync", "create_session", "append", "append_many", "pipeline", "read"}
+    assert ops >= {"lease", "ack", "nack"}
     assert any(len(example.frames) > 1 for example in sent)
     came = [example.shown for example in EXAMPLES if example.way == CAME]
     assert any(reply.get("duplicate") for reply in came)
@@ -121,7 +122,7 @@ def test_a_running_engine_says_what_the_examples_say(engine: Engine, peer: Peer)
         else:
             check(example, peer.raw(command))
     carried: list[bytes] = []
-    while len(carried) < 6:  # as many facts as the examples commit
+    while len(carried) < 8:  # as many facts as the examples commit
         (frame,) = effects.recv_multipart()
         carried.append(frame)
     assert facts

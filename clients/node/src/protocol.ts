@@ -31,6 +31,7 @@ export const KEY_BYTES_MAX = 256; // one idempotency key, UTF-8
 export const NAME_BYTES_MAX = 512; // one session name, UTF-8
 export const BATCH_MESSAGES_MAX = 10_000; // messages in one append_many
 export const BATCH_BYTES_MAX = 16 << 20; // content and meta of one append_many
+export const PIPELINE_COMMANDS_MAX = 1024; // commands in one pipeline
 export const PAGE_BYTES_MAX = 1 << 20; // one reply page, but at least one item
 export const PAGE_ITEMS_MAX = 10_000; // `limit` is clamped to this
 export const PAGE_ITEMS_DEFAULT = 100;
@@ -64,6 +65,7 @@ export const LIMITS = {
   key_bytes: KEY_BYTES_MAX,
   batch_messages: BATCH_MESSAGES_MAX,
   batch_bytes: BATCH_BYTES_MAX,
+  pipeline_commands: PIPELINE_COMMANDS_MAX,
   page_bytes: PAGE_BYTES_MAX,
   page_items: PAGE_ITEMS_MAX,
   tails: TAILS_MAX,
@@ -110,6 +112,7 @@ export const OPS = {
   append: op(["session_id", "role", "content"], ["meta", "key", "after_key", "expect_seq"]),
   append_many: op(["session_id", "messages"], ["key", "after_key", "expect_seq"]),
   close_session: op(["session_id"]),
+  pipeline: op(["commands"]),
   session: op([], ["session_id", "name"]),
   sessions: op([], ["after", "before", "limit", "closed"]),
   tails: op(["session_ids"]),

@@ -14,6 +14,7 @@ GROUP_OPS: Final = frozenset(
         *("dead_letters", "requeue", "discard"),
     }
 )
+PIPELINE: Final = "pipeline"
 FIELDS: Final = {"key": "keys", "after_key": "keys", "name": "names", "meta": "meta"}
 
 
@@ -34,10 +35,22 @@ def of(case: EngineCase) -> frozenset[str]:
     )
 
 
+def parts(command: dict[str, Json]) -> list[dict[str, Any]]:
+    """The commands of a pipeline, none of another command; their placeholders as they stand."""
+    several = command.get("commands") if command.get("op") == PIPELINE else None
+    if isinstance(several, dict):
+        several = [several.get("$list")]
+    return [part for part in several if isinstance(part, dict)] if isinstance(several, list) else []
+
+
 def _uses(command: dict[str, Json]) -> Iterator[str]:
     op = command.get("op")
     if isinstance(op, str) and op in GROUP_OPS:
         yield "groups"
+    if op == PIPELINE:
+        yield "pipeline"
+    for part in parts(command):
+        yield from _uses(part)
     for field, feature in FIELDS.items():
         if field in command:
             yield feature

@@ -74,7 +74,7 @@ class Player:
         self._seats: dict[str, _Seat] = {}
         self._groups: list[str] = []
         self._outlet: Outlet | None = None
-        self._oks: list[bool] = []  # of the replies of a step
+        self._oks: list[bool] = []  # of the replies of a step, and of those within them
 
     def play(self) -> list[Failure]:
         """Play it, up to the first step that fails; empty where all was as expected."""
@@ -199,7 +199,7 @@ class Player:
         for index, (number, each) in enumerate(zip(numbers, expected, strict=True)):
             path = "$" if len(numbers) == 1 else f"$[{index}]"
             reply = seat.early.pop(number)
-            self._oks.append(reply.fields["ok"])
+            self._oks += _oks(reply.fields)
             with self._scope.at(index):
                 yield from differences(each, reply.fields, self._scope, path)
             if step.size is not None:
@@ -207,14 +207,22 @@ class Player:
 
     def _judge_form(self, fields: dict[str, Any], seat: _Seat) -> Iterator[Difference]:
         """What is true of every reply."""
-        found = list(differences(REPLY, fields, self._scope))
-        if found:
-            raise Misshapen(found)
-        if fields["ok"] is False:
-            yield from differences(ERROR, fields.get("error"), self._scope, "$.error")
+        yield from self._judge_shape(fields, "$")
+        for index, each in enumerate(_within(fields)):
+            yield from self._judge_shape(each, f"$.replies[{index}]")
+            if each["position"] > fields["position"]:
+                most = f"at most {fields['position']}, as outside"
+                yield Difference(f"$.replies[{index}].position", most, str(each["position"]))
         if fields["position"] < seat.position:
             yield Difference("$.position", f"{seat.position} or more, as before", str(fields["position"]))
         seat.position = fields["position"]
+
+    def _judge_shape(self, fields: Any, path: str) -> Iterator[Difference]:
+        found = list(differences(REPLY, fields, self._scope, path))
+        if found:
+            raise Misshapen(found)
+        if fields["ok"] is False:
+            yield from differences(ERROR, fields.get("error"), self._scope, f"{path}.error")
 
     def _must_be_closed(self, seat: _Seat) -> Iterator[Difference]:
         if not seat.peer.was_cut_off(self._bench.deadline()):
@@ -255,7 +263,7 @@ class Player:
         yield from differences({"$is": {"$literal": returned}}, envelope, self._scope, "envelope")
         fields = unpack_map(packed, "the reply")
         yield from self._judge_form(fields, seat)
-        self._oks.append(fields["ok"])
+        self._oks += _oks(fields)
         yield from differences(step.expect, fields, self._scope)
 
     # --- what came of it ---
@@ -308,6 +316,17 @@ def _expected(value: Json, scope: Scope) -> list[Json]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _within(reply: dict[str, Any]) -> list[Any]:
+    """The replies within the reply to a pipeline."""
+    replies = reply.get("replies")
+    return replies if isinstance(replies, list) else []
+
+
+def _oks(reply: dict[str, Any]) -> list[bool]:
+    """Whether it is fine, or each of the replies within it."""
+    return [each["ok"] for each in _within(reply)] or [reply["ok"]]
 
 
 def _wait_ms(command: Any) -> int:
