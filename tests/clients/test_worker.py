@@ -14,6 +14,8 @@ import pytest
 
 import armin
 from armin import Counters, Effect, Retry
+from armin.channel import Sockets
+from armin.target import find_target
 from harness import Engine, wait_until
 
 GROUP = "g"
@@ -124,6 +126,24 @@ def left(client: armin.Client) -> int:
     except armin.GroupNotFound:
         return -1
     return group.behind + group.waiting + group.leased
+
+
+class Together:
+    """A handler that returns when so many run at once; `most` is how many ever did."""
+
+    def __init__(self, count: int) -> None:
+        self._barrier = threading.Barrier(count, timeout=END_S)
+        self._lock = threading.Lock()
+        self._running = 0
+        self.most = 0
+
+    def handle(self, effect: Effect) -> None:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        self._barrier.wait()
+        with self._lock:
+            self._running -= 1
 
 
 def test_every_effect_is_handled_once_and_in_order(start: Any, client: armin.Client) -> None:
@@ -250,10 +270,43 @@ def test_stop_ends_an_idle_worker_at_once_and_leaves_no_poll_behind(start: Any, 
 
 def test_so_many_handlers_run_at_a_time_and_no_more(start: Any, client: armin.Client) -> None:
     fill(client, 12)
-    together = threading.Barrier(4, timeout=END_S)
-    start(lambda effect: together.wait(), concurrency=4)
+    together = Together(4)
+    start(together.handle, concurrency=4)
     wait_until(lambda: left(client) == 0)
-    assert not together.broken
+    assert together.most == 4
+
+
+def test_threads_come_in_time_where_handlers_wait_for_each_other(
+    engine: Engine, client: armin.Client
+) -> None:
+    fill(client, 60)
+    together = Together(20)
+    shift = Shift("blocking", engine, together.handle, concurrency=20)
+    try:
+        wait_until(lambda: left(client) == 0)
+    finally:
+        shift.stop()
+        shift.join()
+    assert together.most == 20
+    assert shift.counters == Counters(handled=60)
+
+
+def test_one_thread_handles_all_that_takes_no_time(engine: Engine, client: armin.Client) -> None:
+    facts = fill(client, 30)
+    threads: set[int] = set()
+
+    def handle(effect: Effect) -> None:
+        threads.add(threading.get_ident())
+        if effect.position == facts:
+            worker.stop()
+
+    # On this clock no time passes, however busy the machine is.
+    sockets = Sockets(find_target(engine.directory, {}), 5.0, clock=lambda: time.monotonic() / 1e6)
+    with armin.Client(sockets) as patient:
+        worker = patient.worker(GROUP, handle, concurrency=10)
+        worker.run()
+    assert worker.counters == Counters(handled=facts)
+    assert len(threads) == 1
 
 
 def test_one_session_s_effects_are_never_handled_together_in_an_ordered_group(

@@ -12,7 +12,7 @@ from armin.calls import Call
 from armin.effect import Effect, Failure
 from armin.errors import GroupNotFound, LeaseLost, NoReply, StorageFailed
 from armin.results import Event, Lease, Leases, Outcome, Outcomes
-from armin.working import POLL_MS, RETRY_MAX, Ask, Begin, Line, Wait, Work, patience
+from armin.working import GATHER, POLL_MS, RETRY_MAX, Ask, Begin, Line, Wait, Work, patience
 
 TIMEOUT = 5.0
 LEASE_MS = 3000  # extended once a second
@@ -112,6 +112,43 @@ def test_it_leases_no_more_than_it_can_begin_and_polls_once_at_a_time() -> None:
     assert poll.fields["request"] != call.fields["request"]
     bench.give(3)
     assert [type(action) for action in bench.actions()] == [Begin, Wait]
+
+
+def polls(actions: list[Any]) -> list[int]:
+    """Places that these actions poll for."""
+    calls = [action.call for action in actions if isinstance(action, Ask)]
+    return [call.fields["max"] for call in calls if call.op == "lease"]
+
+
+def test_a_few_free_places_wait_a_moment_for_more_and_half_of_all_wait_for_none() -> None:
+    bench = Bench(concurrency=6)
+    effects = bench.begin(1, 2, 3, 4, 5, 6)
+    bench.work.finished(effects[0], None)
+    bench.now += 1.0
+    bench.work.finished(effects[1], None)
+    *actions, wait = bench.actions()
+    assert polls(actions) == []
+    assert wait.until == pytest.approx(bench.now + GATHER)
+    bench.work.finished(effects[2], None)
+    assert polls(bench.actions()) == [3]
+
+
+def test_a_few_free_places_wait_no_longer_than_that_however_long_the_other_handlers_take() -> None:
+    bench = Bench(concurrency=6)
+    effects = bench.begin(1, 2, 3, 4, 5, 6)
+    bench.work.finished(effects[0], None)
+    *_, wait = bench.actions()
+    bench.now = wait.until - GATHER / 2
+    bench.work.finished(effects[1], None)
+    assert polls(bench.actions()) == []
+    bench.now = wait.until
+    assert polls(bench.actions()) == [2]
+    bench.give(7, 8)
+    assert polls(bench.actions()) == []
+    bench.work.finished(effects[2], None)
+    *actions, wait = bench.actions()
+    assert polls(actions) == []
+    assert wait.until == pytest.approx(bench.now + GATHER)
 
 
 def test_what_is_handled_while_an_ack_is_under_way_goes_together_in_the_next() -> None:

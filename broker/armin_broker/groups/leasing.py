@@ -8,7 +8,8 @@ from armin_broker.groups.effect import LEASED, WAITING, Effect, lease_name
 from armin_broker.groups.group import Group
 from armin_broker.groups.polls import Poll
 from armin_engine import limits
-from armin_engine.derived import Derived
+from armin_engine.derived import Derived, EventReader
+from armin_engine.log import Entry
 
 WORK_MAX: Final = 8192  # of a turn: a fact looked at is 1, an effect taken TAKING; some 20 ms at most
 TAKING: Final = 4
@@ -36,7 +37,7 @@ class _Basket:
         self.grants: list[Grant] = []
         self._group = group
         self._poll = poll
-        self._facts = facts
+        self._events = EventReader(facts)
         self._until = now + poll.lease_ms
         self._room = limits.PAGE_BYTES_MAX
         self._work = work
@@ -44,9 +45,9 @@ class _Basket:
     def has_room(self) -> bool:
         return self._room > 0 and len(self.grants) < self._poll.max and self._work.left > 0
 
-    def put(self, position: int, session_id: int, before: Effect | None) -> bool:
+    def put(self, position: int, entry: Entry, before: Effect | None) -> bool:
         """Lease an effect; False, and no room left, where its event does not fit any more."""
-        event = self._facts.event(position).packed
+        event = self._events.event(position, entry).packed
         self._room -= len(event) + ITEM_BYTES
         if self._room < 0 and self.grants:
             return False
@@ -57,7 +58,7 @@ class _Basket:
         lease = lease_name(group.id, position, deliveries)
         effect = Effect(
             position,
-            session_id,
+            entry.session_id,
             LEASED,
             attempts,
             deliveries,
@@ -80,7 +81,7 @@ def lease(group: Group, poll: Poll, facts: Derived, now: int, work: Work) -> lis
         if effect is None:
             _lease_new(group, basket, facts, work)
             break
-        if not basket.put(effect.position, effect.session_id, effect):
+        if not basket.put(effect.position, facts.log.entry(effect.position), effect):
             break
     return basket.grants
 
@@ -96,7 +97,7 @@ def _lease_new(group: Group, basket: _Basket, facts: Derived, work: Work) -> Non
             if group.is_held(entry.session_id):
                 group.change(cursor + 1, Effect(cursor + 1, entry.session_id, WAITING, 0, 0, 0))
                 work.left -= TAKING
-            elif not basket.put(cursor + 1, entry.session_id, None):
+            elif not basket.put(cursor + 1, entry, None):
                 break
         cursor += 1
     if cursor != group.cursor:

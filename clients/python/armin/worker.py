@@ -21,6 +21,7 @@ from armin.working import POLL_MS, Ask, Begin, Line, Wait, Work, patience
 READ_ATTEMPTS: Final = 3  # to fetch a large message, before the attempt counts as failed
 READ_PAUSE: Final = 0.2  # seconds between two of these
 
+HANDS_AFTER: Final = 0.001  # seconds that effects wait for a handler's thread before there are more threads
 SIGNALS_SEEN: Final = 0.1  # seconds until a signal's handler is called, at most
 
 
@@ -47,6 +48,7 @@ class Worker:
         self._sockets = sockets
         self._handler = handler
         self._settings = settings
+        self._concurrency = concurrency
         self._whole = whole
         self._patience = patience(sockets.timeout, lease_ms)
         self._work = Work(
@@ -56,7 +58,7 @@ class Worker:
         self._effects: SimpleQueue[Effect | None] = SimpleQueue()  # None ends a handler's thread
         self._calls: dict[Line, SimpleQueue[Call[Any] | None]] = {line: SimpleQueue() for line in Line}
         self._threads: list[threading.Thread] = []
-        self._busy = 0
+        self._more_hands_at = math.inf  # where effects wait by then
         self._done = threading.Event()
         self._bug: BaseException | None = None
         self._begun = False
@@ -132,7 +134,7 @@ class Worker:
                 case Ask(line, call):
                     self._calls[line].put(call)
                 case Wait(until):
-                    self._take(until)
+                    self._take(min(until, self._more_hands()))
 
     def _take(self, until: float) -> None:
         """Wait for something to come, and take all that has come with it."""
@@ -162,14 +164,33 @@ class Worker:
     # --- handlers ---
 
     def _begin(self, effect: Effect) -> None:
-        self._busy += 1
-        if self._busy > len(self._threads):
-            thread = threading.Thread(
-                target=self._handle_all, name=f"armin handler {self._busy}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
+        if self._effects.empty():
+            self._more_hands_at = self._sockets.clock() + HANDS_AFTER
         self._effects.put(effect)
+        if not self._threads:
+            self._add_hand()
+
+    def _more_hands(self) -> float:
+        """Where effects wait for threads, have twice as many; gives when to look again.
+
+        Not a thread for each at once: where handlers take no time, one thread handles all that there is, and
+        to wake a hundred takes longer than that.
+        """
+        waiting, lacking = self._effects.qsize(), self._concurrency - len(self._threads)
+        if not waiting or not lacking:
+            return math.inf
+        now = self._sockets.clock()
+        if now >= self._more_hands_at:
+            for _ in range(min(waiting, lacking, len(self._threads))):
+                self._add_hand()
+            self._more_hands_at = now + HANDS_AFTER
+        return self._more_hands_at
+
+    def _add_hand(self) -> None:
+        name = f"armin handler {len(self._threads) + 1}"
+        thread = threading.Thread(target=self._handle_all, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _handle_all(self) -> None:
         while (effect := self._effects.get()) is not None:
@@ -201,7 +222,6 @@ class Worker:
                     raise
 
     def _finished(self, effect: Effect, outcome: Failure | None, now: float) -> None:
-        self._busy -= 1
         self._work.finished(effect, outcome)
 
     def _end_threads(self) -> None:

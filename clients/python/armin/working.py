@@ -32,6 +32,7 @@ POLL_MS: Final = 1000  # a poll is asked anew after this long: an engine that re
 PATIENCE: Final = 1.0  # seconds until a command is repeated, which does no harm here
 RETRY_FIRST: Final = 0.05  # seconds between two attempts; doubles
 RETRY_MAX: Final = 1.0
+GATHER: Final = 0.001  # seconds that a few free places wait for more, so that one poll is for all
 RENEWALS: Final = 3  # a lease is extended so many times as often as it has to be
 
 logger = logging.getLogger("armin.worker")
@@ -137,6 +138,7 @@ class Work:
         self.error: ArminError | None = None  # why it stopped by itself
         self._group = group
         self._concurrency = concurrency
+        self._half = min(concurrency, LEASES_MAX) // 2
         self._lease_ms = lease_ms
         self._renewal = lease_ms / 1000 / RENEWALS  # seconds between two extensions
         self._timeout = timeout
@@ -150,6 +152,7 @@ class Work:
         self._recalling = False  # and one to the recall, on OUTCOMES
         self._recalled = False
         self._poll_pause = _Pause()
+        self._free_since: float | None = None  # places, without a poll for them
         self._settlement: _Settlement | None = None  # its answer is to come on OUTCOMES
         self._settle_pause = _Pause()
         self._stopping = False
@@ -161,7 +164,8 @@ class Work:
         """What to do now; None: nothing is left to be done, ever."""
         if self._fresh:
             return self._begin(self._fresh.popleft())
-        if self._wants_poll() and now >= self._poll_pause.until:
+        poll_at = self._poll_at(now)
+        if now >= poll_at:
             return Ask(Line.LEASES, self._ask_leases())
         if self._settlement is None and now >= self._settle_pause.until:
             self._settlement = self._next_settlement(now)
@@ -169,17 +173,31 @@ class Work:
                 return Ask(Line.OUTCOMES, self._settlement.call)
         if self._stopping and not self._held and self._ends(now):
             return None
-        return Wait(self._deadline())
+        return Wait(self._deadline(poll_at))
 
     def _begin(self, effect: Effect) -> Begin:
         if effect.attempt > 1:
             self._count(redelivered=1)
         return Begin(effect)
 
-    def _wants_poll(self) -> bool:
+    def _poll_at(self, now: float) -> float:
+        """When to poll: at once where half of the places are free, else a moment later.
+
+        For others are free by then where handlers take no time. A poll for the first one alone would have all
+        of them wait for its answer, and two such polls, for one place and for the rest, take turns for ever.
+        """
         if self._stopping or self._polling:
-            return False
-        return self._poll is not None or self._places() > 0
+            return math.inf
+        if self._poll is not None:
+            return self._poll_pause.until
+        free = self._places()
+        if free <= 0:
+            self._free_since = None
+            return math.inf
+        if self._free_since is None:
+            self._free_since = now
+        gather = 0.0 if free >= self._half else GATHER
+        return max(self._poll_pause.until, self._free_since + gather)
 
     def _places(self) -> int:
         """Effects that could be begun at once; none while outcomes pile up that the engine does not take."""
@@ -188,6 +206,7 @@ class Work:
     def _ask_leases(self) -> Call[Leases]:
         if self._poll is None:
             self._poll = _Poll(self._places(), self._tokens())
+            self._free_since = None
         self._polling = True
         return self._lease_call(self._poll, POLL_MS)
 
@@ -219,10 +238,8 @@ class Work:
         self._lose([*self._acks, *(effect for effect, _ in self._nacks)])
         return True
 
-    def _deadline(self) -> float:
-        moments = [self._give_up_at]
-        if self._wants_poll():
-            moments.append(self._poll_pause.until)
+    def _deadline(self, poll_at: float) -> float:
+        moments = [self._give_up_at, poll_at]
         if self._settlement is None:
             if self._acks or self._nacks or self._wants_recall():
                 moments.append(self._settle_pause.until)
