@@ -239,14 +239,13 @@ def refresh(bench: Bench, row: Row) -> None:
         crew(1, _refresher, filled(bench, small), copies, True) as [theirs],
     ):
         for touched, beside in deltas:
-            held = touched == wide
-            rounds = REFRESHES * bench.rounds if held else bench.rounds
-            pairs = paired(_asking(ours, touched), _asking(theirs, beside), rounds)
-            _report_refresh(row, touched, beside, pairs, held=held)
+            pairs = paired(_asking(ours, touched), _asking(theirs, beside), REFRESHES * bench.rounds)
+            _report_refresh(row, touched, beside, pairs, held=touched == beside == small.sessions)
     row.notes += [
-        "The time of refresh_snapshot alone, the delta being there. What is held to the bound folds as many"
-        " messages in both, but into five times as many sessions in the large file: each takes a new"
-        " snapshot of its own. The same delta in both shows what the size of the file alone costs.",
+        "The time of refresh_snapshot alone, the delta being there. The ratio is held where the delta is the"
+        " same in both, over as many sessions as the small file has: what the size of the file alone costs."
+        " Over 10,000 sessions the fold changes five times as many as the small file has at all.",
+        "Nobody was handed a view, as in the daemon; else the fold copies the sessions that the view has.",
         "A fold seals a session's last messages into a chunk only when there are some (16 at present): deltas"
         " of 20 and more messages a session seal all of theirs, the others none.",
         "The large engine grows by half a percent with each refresh; the small one begins anew for each.",
@@ -271,7 +270,7 @@ def _report_refresh(row: Row, touched: int, beside: int, pairs: Pairs, *, held: 
         Check(
             f"time, {both}", [1 / ratio for ratio in pairs.rate_ratios()], 2 if held else None, at_most=True
         ),
-        Check(f"time, large, {delta}", milliseconds, 20 if held else None, at_most=True, unit="ms"),
+        Check(f"time, large, {delta}", milliseconds, 20, at_most=True, unit="ms"),
         Check(f"slowest, large, {delta}", [max(milliseconds)], at_most=True, unit="ms"),
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from collections import OrderedDict
 from types import MappingProxyType
 from typing import Any
@@ -187,6 +189,111 @@ def test_an_elided_message_has_no_content_and_says_so() -> None:
     event = replies.event(packed)
     assert event.message == armin.Message(9, 2, 3, "tool", "", 5, None, True)
     assert event.created_at == 5
+
+
+APPENDED = {"position": 4, "type": "message_appended", "session_id": 2, "message": MESSAGE}
+LEASE = {"lease": "1.4.1", "position": 4, "attempt": 1, "until": 6, "event": APPENDED}
+
+
+def read_page(item: Any) -> armin.Message:
+    reply = ok(messages=[MESSAGE, item], more=False, seq=4, closed=False)
+    return calls.read(2).decode(reply).messages[1]
+
+
+def log_page(item: Any) -> armin.Event:
+    return calls.log().decode(ok(events=[APPENDED, item], more=False)).events[1]
+
+
+def leased(item: Any) -> armin.Lease:
+    return group_calls.lease("g", 2, 10).decode(ok(leases=[LEASE, item])).leases[1]
+
+
+def settled(item: Any) -> armin.Outcome:
+    reply = ok(outcomes=[{"lease": "1.3.1", "ok": True}, item])
+    return group_calls.ack("g", ["1.3.1", "1.4.1"]).decode(reply).outcomes[1]
+
+
+EACH: dict[str, tuple[Any, dict[str, Any], Any]] = {
+    "message": (read_page, MESSAGE, armin.Message(9, 2, 3, "tool", "c", 5)),
+    "event": (
+        log_page,
+        APPENDED,
+        armin.Event(4, "message_appended", 2, armin.Message(9, 2, 3, "tool", "c", 5), 5),
+    ),
+    "lease": (
+        leased,
+        LEASE,
+        armin.Lease(
+            "1.4.1",
+            4,
+            1,
+            6,
+            armin.Event(4, "message_appended", 2, armin.Message(9, 2, 3, "tool", "c", 5), 5),
+        ),
+    ),
+    "outcome": (settled, {"lease": "1.4.1", "ok": True}, armin.Outcome("1.4.1", ok=True)),
+}
+WRONG = {
+    int: ["3", True, None, 1.0, [3], {}],
+    str: [3, None, b"c", ["c"]],
+    dict: [3, "c", [1], None],
+    bool: [1],
+}
+WORDS = {int: "integer", str: "string", dict: "map", bool: "truth value"}
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_what_comes_in_pages_is_like_what_is_made_by_hand(kind: str) -> None:
+    decode, fields, made = EACH[kind]
+    result = decode(fields)
+    assert type(result) is type(made)
+    assert (result, repr(result), hash(result)) == (made, repr(made), hash(made))
+    assert dataclasses.asdict(result) == dataclasses.asdict(made)
+    assert dataclasses.replace(result) == made
+    assert pickle.loads(pickle.dumps(result)) == made
+    first = dataclasses.fields(made)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(result, first, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (kind, field)
+        for kind, (_, fields, _) in EACH.items()
+        for field in fields
+        if (kind, field) != ("event", "message")  # without one, it is an event of another type
+    ],
+)
+def test_a_field_that_is_not_as_it_should_be_is_named_wherever_it_is(kind: str, field: str) -> None:
+    decode, fields, _ = EACH[kind]
+    known = type(fields[field])
+    others = {name: value for name, value in fields.items() if name != field}
+    for damaged in (others, *({**fields, field: value} for value in WRONG[known])):
+        with pytest.raises(errors.ProtocolError, match=f"no {WORDS[known]} `{field}`"):
+            decode(damaged)
+
+
+@pytest.mark.parametrize("value", [3, "c", [1]])
+def test_a_message_of_an_event_or_a_meta_that_is_no_map_is_named(value: Any) -> None:
+    with pytest.raises(errors.ProtocolError, match="no map `message`"):
+        log_page({**APPENDED, "message": value})
+    with pytest.raises(errors.ProtocolError, match="no map `meta`"):
+        read_page({**MESSAGE, "meta": value})
+
+
+@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.parametrize("item", [None, 3, "c", [1], b"c"])
+def test_what_is_no_map_among_others_is_a_protocol_error(kind: str, item: Any) -> None:
+    with pytest.raises(errors.ProtocolError, match="holds something that is not a map"):
+        EACH[kind][0](item)
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_what_comes_in_pages_may_have_fields_not_known_yet(kind: str) -> None:
+    decode, fields, made = EACH[kind]
+    assert decode({**fields, "later": {"any": 1}}) == made
+    assert decode({"later": None, **dict(reversed(fields.items()))}) == made
 
 
 def test_an_event_of_a_type_not_known_yet_is_an_event() -> None:

@@ -434,6 +434,21 @@ def test_a_wrong_reply_to_a_pipeline_is_told_and_does_not_hold_up_what_is_behind
     assert isinstance(world.results[1], dict)
 
 
+def test_time_in_which_nobody_cared_does_not_count() -> None:
+    world = lossless(together=True)
+    ask_for(world, "sent")
+    world.send()
+    ask_for(world, "held")
+    world.now = 2 * TIMEOUT
+    world.outbox.was_left(2 * TIMEOUT)
+    world.outbox.tick(world.now)
+    assert not world.results
+    world.now += TIMEOUT
+    world.outbox.tick(world.now)
+    assert all(isinstance(result, NoReply) for result in world.results.values())
+    assert len(world.results) == 2
+
+
 def test_what_waits_is_ripe_at_once_while_little_is_on_the_wire() -> None:
     world = lossless(together=True)
     ripe = []

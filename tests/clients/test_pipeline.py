@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import armin
+from armin.channel import Sockets
+from armin.client import Client
 from armin.pipeline import Pending
+from armin.target import find_target
 from harness import Engine
 from proxy import LossyProxy
 
@@ -123,3 +127,16 @@ def test_a_close_in_a_pipeline_comes_after_all_that_was_written_before(engine: E
         assert isinstance(error, armin.SessionClosed)
         assert client.session(session.id).seq == 100
         assert client.session(session.id).closed
+
+
+def test_a_pause_of_the_caller_gives_nothing_up(engine: Engine) -> None:
+    """The last writes of a burst may be sent when the next method is called, however late that is."""
+    passed = 0.0
+    sockets = Sockets(find_target(engine.directory, {}), 5.0, clock=lambda: time.monotonic() + passed)
+    with Client(sockets) as client:
+        session_id = client.create_session().id
+        with client.pipeline() as pipe:
+            burst = [pipe.append(session_id, "user", str(n)) for n in range(100)]
+            passed = 3600.0
+            last = pipe.append(session_id, "user", "100")
+        assert [answer.result().seq for answer in (*burst, last)] == list(range(1, 102))

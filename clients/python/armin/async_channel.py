@@ -14,8 +14,8 @@ from typing import Final, Self, TypeVar, cast
 import zmq
 import zmq.asyncio
 
-from armin import replies, sockets
-from armin.calls import Call
+from armin import sockets
+from armin.calls import Call, Received
 from armin.channel import Clock
 from armin.errors import ArminError, ClientClosed
 from armin.outbox import Answer, Outbox, given_up
@@ -82,7 +82,7 @@ class AsyncChannel:
         there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answer = Answer(call)
 
-        def done(result: replies.Fields | ArminError) -> None:
+        def done(result: Received[T] | ArminError) -> None:
             answer.set(result)
             if not there.done():
                 there.set_result(None)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgpack
 
-from armin import replies
+from armin import pages, replies
 from armin.errors import BadRequest, TooLarge
 from armin.heads import Head
 from armin.keys import new_key
@@ -34,6 +34,7 @@ from armin.results import (
 from armin_broker.protocol import COMMAND_BYTES_MAX
 
 T = TypeVar("T")
+Received: TypeAlias = dict[str, Any] | T  # the fields of a reply that says ok, or its result already
 
 _pack: Final = msgpack.Packer(autoreset=True).pack  # its own lock: under Python's, a call is never cut in two
 
@@ -51,11 +52,15 @@ ONCE: Final = frozenset({"lease", "nack", "extend", "requeue", "discard", "drop_
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One command and how to read its reply. Fields that are None were not given and are not sent."""
+    """One command and how to read its reply. Fields that are None were not given and are not sent.
+
+    page: makes the result of a whole reply, in less time, where it can.
+    """
 
     op: str
     fields: dict[str, Any]
     parse: Callable[[replies.Fields], T]
+    page: Callable[[bytes], T | None] | None = None
 
     @property
     def writes(self) -> bool:
@@ -118,7 +123,24 @@ class Call(Generic[T]):
         Raises:
             ArminError: what the reply says went wrong, or ProtocolError.
         """
-        return self.parse(replies.decode(reply))
+        return self.result(self.receive(reply))
+
+    def receive(self, reply: bytes) -> Received[T]:
+        """What a reply holds.
+
+        Raises:
+            ArminError: what the reply says went wrong, or ProtocolError.
+        """
+        page = None if self.page is None else self.page(reply)
+        return replies.decode(reply) if page is None else page
+
+    def result(self, received: Received[T]) -> T:
+        """The result that was received.
+
+        Raises:
+            ProtocolError: a field is not as it should be.
+        """
+        return self.parse(received) if isinstance(received, dict) else received
 
 
 def _unspeakable(fields: Mapping[str, Any], error: Exception) -> BadRequest:
@@ -303,13 +325,13 @@ def read(
 ) -> Call[MessagePage]:
     """A page of a session's messages."""
     fields = {"session_id": session_id, "after": after, "before": before, "limit": limit, "reason": reason}
-    return Call("read", fields, replies.message_page)
+    return Call("read", fields, replies.message_page, pages.message_page)
 
 
 def snapshot(session_id: int, after: int | None, limit: int | None) -> Call[SnapshotPage]:
     """A page of what the snapshot holds of a session."""
     fields = {"session_id": session_id, "after": after, "limit": limit}
-    return Call("snapshot", fields, replies.snapshot_page)
+    return Call("snapshot", fields, replies.snapshot_page, pages.snapshot_page)
 
 
 def delta(
@@ -322,12 +344,12 @@ def delta(
         "limit": limit,
         "snapshot_position": snapshot_position,
     }
-    return Call("delta", fields, replies.snapshot_page)
+    return Call("delta", fields, replies.snapshot_page, pages.snapshot_page)
 
 
 def log(after: int | None = None, limit: int | None = None) -> Call[EventPage]:
     """A page of the whole log."""
-    return Call("log", {"after": after, "limit": limit}, replies.event_page)
+    return Call("log", {"after": after, "limit": limit}, replies.event_page, pages.event_page)
 
 
 # --- verify ---------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ Socket = zmq.Socket[bytes]
 Clock = Callable[[], float]
 
 _WAIT_MAX: Final = 3600.0  # seconds until a clock is looked at again
+AWAY: Final = 0.05  # seconds without a call, from which on a pipeline was left alone
 _LOOKS: Final = 16  # looks for a message until one is tried for in any case, see `sockets.look_for_cuts`
 
 
@@ -93,6 +94,7 @@ class Channel:
         self._plug = plug
         self._outbox = Outbox(timeout, partial(given_up, target, timeout))
         self._looks = 0
+        self._last_seen = plug.clock()  # when a pipelined call or a wait for one ended
 
     def request(self, call: Call[T]) -> T:
         """Send one command, again if need be, and wait for its reply.
@@ -115,21 +117,30 @@ class Channel:
         """Send a command as soon as the window has room for it; its answer comes while others are sent."""
         answer = Answer(call)
         with self._plug.lock:
+            self._come_back()
             while self._outbox.is_full:
                 self._turn()
-            self._outbox.add(call, self._plug.clock(), answer.set)
+            self._last_seen = now = self._plug.clock()
+            self._outbox.add(call, now, answer.set)
             if self._outbox.is_ripe:
                 self._send()
                 self._receive()
                 self._outbox.tick(self._plug.clock())
         return answer
 
+    def _come_back(self) -> None:
+        away = self._plug.clock() - self._last_seen
+        if away > AWAY:
+            self._outbox.was_left(away)
+
     def wait(self, answers: Sequence[Answer[Any]]) -> None:
         """Until all of them are there."""
         with self._plug.lock:
+            self._come_back()
             for answer in answers:
                 while not answer.is_there:
                     self._turn()
+            self._last_seen = self._plug.clock()
 
     def _turn(self) -> None:
         """Send what may be sent, wait for something to happen, take it in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from armin import group_replies
+from armin import group_replies, pages
 from armin.calls import Call
 from armin.errors import BadRequest
 from armin.results import DeadLetterPage, Group, Lease, Leases, Outcomes
@@ -35,12 +35,13 @@ def create_group(
 def lease(group: str, most: int, lease_ms: int, wait_ms: int = 0, request: str | None = None) -> Call[Leases]:
     """Take effects, at most so many, waiting for the first one up to `wait_ms`."""
     fields = {"group": group, "max": most, "lease_ms": lease_ms, "wait_ms": wait_ms, "request": request}
-    return Call("lease", fields, group_replies.leases)
+    return Call("lease", fields, group_replies.leases, pages.leases)
 
 
 def ack(group: str, leases: Iterable[Lease | str]) -> Call[Outcomes]:
     """Say that effects were handled."""
-    return Call("ack", {"group": group, "leases": _leases(leases)}, group_replies.outcomes)
+    fields = {"group": group, "leases": _leases(leases)}
+    return Call("ack", fields, group_replies.outcomes, pages.outcomes)
 
 
 def nack(
@@ -48,13 +49,13 @@ def nack(
 ) -> Call[Outcomes]:
     """Say that effects could not be handled."""
     fields = {"group": group, "leases": _leases(leases), "reason": reason, "delay_ms": delay_ms}
-    return Call("nack", fields, group_replies.outcomes)
+    return Call("nack", fields, group_replies.outcomes, pages.outcomes)
 
 
 def extend(group: str, leases: Iterable[Lease | str], lease_ms: int) -> Call[Outcomes]:
     """Keep effects for longer."""
     fields = {"group": group, "leases": _leases(leases), "lease_ms": lease_ms}
-    return Call("extend", fields, group_replies.outcomes)
+    return Call("extend", fields, group_replies.outcomes, pages.outcomes)
 
 
 def _leases(leases: Iterable[Lease | str]) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgpack
 
 from armin import absence, replies
-from armin.calls import Call
+from armin.calls import Call, Received
 from armin.errors import ArminError, Conflict, ProtocolError, ShuttingDown, UnknownOp
 from armin.target import Target
 
@@ -57,7 +57,7 @@ _PIPELINE: Final[bytes] = bytes([_FIXMAP + 2]) + _pack("op") + _pack("pipeline")
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One call; `done` gets its reply's fields, or why there are none. Times are seconds.
+    """One call; `done` gets what came of it. Times are seconds.
 
     line: the session whose writes stand in line with it. before, after: its neighbours among the unanswered
     writes of its session. closing: the closure that it has to wait for.
@@ -67,7 +67,7 @@ class Request:
     number: int
     payload: bytes
     deadline: float
-    done: Callable[[replies.Fields | ArminError], None]
+    done: Callable[[Received[Any] | ArminError], None]
     line: int | None
     before: Request | None = None
     after: Request | None = None
@@ -94,7 +94,7 @@ class Answer(Generic[T]):
 
     def __init__(self, call: Call[T]) -> None:
         self._call = call
-        self._result: replies.Fields | ArminError | None = None
+        self._result: Received[T] | ArminError | None = None
         self.is_seen = False
 
     @property
@@ -112,7 +112,7 @@ class Answer(Generic[T]):
         """Whether there is nothing to be looked at any more."""
         return self._result is not None and (self.is_seen or self.error is None)
 
-    def set(self, result: replies.Fields | ArminError) -> None:
+    def set(self, result: Received[T] | ArminError) -> None:
         """For the outbox: this is what came."""
         self._result = result
 
@@ -122,7 +122,7 @@ class Answer(Generic[T]):
         self.is_seen = True
         if isinstance(self._result, ArminError):
             raise self._result
-        return self._call.parse(self._result)
+        return self._call.result(self._result)
 
 
 def given_up(target: Target, timeout: float, request: Request) -> ArminError:
@@ -166,9 +166,7 @@ class Outbox:
         """Whether what waits is worth sending: at once while little is on the wire, then more together."""
         return SHARE * len(self._fresh) >= len(self._wire) or bool(self._again)
 
-    def add(
-        self, call: Call[Any], now: float, done: Callable[[replies.Fields | ArminError], None]
-    ) -> Request:
+    def add(self, call: Call[Any], now: float, done: Callable[[Received[Any] | ArminError], None]) -> Request:
         """Take a request.
 
         Raises:
@@ -273,7 +271,8 @@ class Outbox:
             count = int.from_bytes(correlation[_ALONE_BYTES:])
             self._received_together(number, count, reply, now)
         elif len(correlation) == _ALONE_BYTES and number in self._requests:
-            self._take(self._requests[number], transmission, _outcome(replies.decode, reply), now)
+            request = self._requests[number]
+            self._take(request, transmission, _outcome(request.call.receive, reply), now)
 
     def _received_together(self, first: int, count: int, reply: bytes, now: float) -> None:
         answered = _outcome(partial(_each, count=count), reply)
@@ -291,7 +290,7 @@ class Outbox:
                 self._take(request, 0, _outcome(replies.checked, answered[offset]), now)
 
     def _take(
-        self, request: Request, transmission: int, outcome: replies.Fields | ArminError, now: float
+        self, request: Request, transmission: int, outcome: Received[Any] | ArminError, now: float
     ) -> None:
         is_current = transmission == request.transmission and not request.waits
         if is_current and request.call.outlasts:
@@ -311,9 +310,9 @@ class Outbox:
             ):  # a poll for leases is answered when it can be
                 self._send_again(earlier)
 
-    def _made(self, request: Request, fields: replies.Fields) -> None:
+    def _made(self, request: Request, received: Received[Any]) -> None:
         line, was_first, after = request.line, request.before is None, request.after
-        self._finish(request, fields)
+        self._finish(request, received)
         if line is not None and line in self._careful and was_first:
             self._careful.discard(line)
             if after is not None:
@@ -358,7 +357,7 @@ class Outbox:
             request.waits = True
             self._again.append(request)
 
-    def _finish(self, request: Request, result: replies.Fields | ArminError) -> None:
+    def _finish(self, request: Request, result: Received[Any] | ArminError) -> None:
         self._leave(request)
         if isinstance(result, ArminError):
             result.key = request.call.key
@@ -396,6 +395,11 @@ class Outbox:
         deadline = next(iter(self._requests.values())).deadline if self._requests else math.inf
         dues = (request.due for request in self._wire.values() if not request.waits)
         self._next_due = min(deadline, min(dues, default=math.inf))
+
+    def was_left(self, seconds: float) -> None:
+        """Nobody sent or received for so long: nothing is given up for that."""
+        for request in self._requests.values():
+            request.deadline += seconds
 
     def next_due(self) -> float | None:
         """When `tick` has something to do, at the earliest; None where nothing is unanswered."""

@@ -38,9 +38,11 @@ class Pipeline:
     """Writes that do not wait for one another; made by `Client.pipeline`, for one thread, used in a `with`.
 
     Writes of one session are made in the order in which they were asked for. At most 256 of them and
-    16 MiB are unanswered at a time; then the next one waits. What is lost is sent again while one of the
-    methods runs, so do not leave a pipeline idle. Leaving the `with` waits for all of them, and
-    raises the first error that nobody has looked at; leaving it with an exception waits for nothing.
+    16 MiB are unanswered at a time; then the next one waits. Under load several go together in one message:
+    what waits is sent when it is half of what is on its way unanswered, at the latest by `flush` or by asking
+    for a result. What is lost is sent again while one of the methods runs. So `flush` before a pause. Leaving
+    the `with` waits for all of them, and raises the first error that nobody has looked at; leaving it with
+    an exception waits for nothing.
     """
 
     def __init__(self, channel: Channel) -> None:

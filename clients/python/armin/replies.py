@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from armin import errors
+from armin import errors, pages
 from armin.errors import ProtocolError
 from armin.results import (
     Appended,
@@ -32,13 +32,23 @@ T = TypeVar("T")
 Fields = Mapping[str, Any]
 
 
-def decode(reply: bytes) -> Fields:
+def decode(reply: bytes) -> dict[str, Any]:
     """The fields of a reply that says ok.
 
     Raises:
         ArminError: the reply says what went wrong, or it is none (ProtocolError).
     """
-    fields = _unpack_map(reply, "reply")
+    return checked(_unpack_map(reply, "reply"))
+
+
+def checked(fields: object) -> dict[str, Any]:
+    """A reply that is unpacked already, if it says ok.
+
+    Raises:
+        ArminError: it says what went wrong, or it is no reply (ProtocolError).
+    """
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"a reply is a {type(fields).__name__}, not a map")
     if fields.get("ok") is True:
         return fields
     error = fields.get("error")
@@ -50,7 +60,7 @@ def decode(reply: bytes) -> Fields:
 
 def decode_event(packed: bytes) -> Event:
     """An event as the live socket carries it behind its topic."""
-    return event(_unpack_map(packed, "event"))
+    return pages.event(packed) or event(_unpack_map(packed, "event"))
 
 
 def decode_effect(frames: Sequence[bytes]) -> Event:
@@ -136,7 +146,7 @@ def array(fields: Fields, name: str) -> list[Any]:
 def each(fields: Fields, name: str, parse: Callable[[Fields], T]) -> tuple[T, ...]:
     """A field that must be an array of maps, each parsed."""
     items = array(fields, name)
-    if not all(type(item) is dict for item in items):
+    if not set(map(type, items)) <= {dict}:
         raise ProtocolError(f"`{name}` holds something that is not a map")
     return tuple(map(parse, items))
 
