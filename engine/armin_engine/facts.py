@@ -195,6 +195,25 @@ def pack_message(fact: Fact) -> bytes:
     return b"".join(parts if meta is None else (*parts, _META, meta.packed))
 
 
+def pack_session_of(session_id: int) -> bytes:
+    """What every message of one session has in it."""
+    packed: bytes = _SESSION_ID + _pack(session_id) + _SEQ
+    return packed
+
+
+def pack_created_at(created_at: int) -> bytes:
+    """What every message of one group commit has in it."""
+    packed: bytes = _CREATED_AT + _pack(created_at)
+    return packed
+
+
+def pack_plain(message_id: int, of_session: bytes, seq: int, role: int, content: str, at: bytes) -> bytes:
+    """As `pack_message`, of a message without meta, whose shared parts are packed already."""
+    return b"".join(
+        (_MESSAGE_6, _pack(message_id), of_session, _pack(seq), _ROLE_CONTENT[role], _pack(content), at)
+    )
+
+
 def message_from(packed: Mapping[str, Any]) -> Message:
     """A Message from its decoded map."""
     return Message(**packed)

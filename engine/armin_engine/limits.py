@@ -19,8 +19,8 @@ EVENT_BYTES_MAX: Final = 64 << 10  # content and packed meta in an event; beyond
 ID_MAX: Final = (1 << 63) - 1  # SQLite's and msgpack's signed 64 bits
 
 CHUNK_BYTES: Final = (
-    256 << 10
-)  # a sealed chunk of packed messages: large enough to slice, small enough to merge
+    64 << 10
+)  # a sealed chunk of packed messages: large enough to slice, small enough to copy
 TAIL_MESSAGES_MAX: Final = (
     16  # messages of a session that a snapshot leaves unsealed: a fold copies none of them
 )

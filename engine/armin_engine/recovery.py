@@ -11,7 +11,15 @@ from armin_engine import memory
 from armin_engine.chunks import ChunkWriter
 from armin_engine.derived import Derived
 from armin_engine.errors import MemoryExceeded
-from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact, pack_message
+from armin_engine.facts import (
+    SESSION_CLOSED,
+    SESSION_CREATED,
+    Fact,
+    pack_created_at,
+    pack_message,
+    pack_plain,
+    pack_session_of,
+)
 from armin_engine.snapshot import SessionSnapshot
 from armin_engine.store import SQLiteStore
 
@@ -61,17 +69,31 @@ def recover(
 
 
 def _take(facts: Sequence[Fact], sessions: dict[int, _Recovered]) -> int:
-    """Put facts to their sessions; returns what the messages weigh, packed."""
-    size = 0
+    """Put facts to their sessions; returns what the messages weigh, packed.
+
+    What a message shares with the one before it is packed once: a start has millions of them to do.
+    """
+    size = last_session = last_time = 0
+    of_session = at = b""
     for fact in facts:
-        if fact.kind is MESSAGE_APPENDED:
-            packed = pack_message(fact)
-            sessions[fact.session_id].append(packed)
-            size += len(packed)
-        elif fact.kind is SESSION_CREATED:
-            sessions[fact.session_id] = _Recovered(fact)
+        position, kind, session_id, message_id, seq, role, content, created_at, meta, _ = fact
+        if kind is SESSION_CREATED:
+            sessions[session_id] = _Recovered(fact)
+            continue
+        session = sessions[session_id]
+        if kind is SESSION_CLOSED:
+            session.closed_at = position
+            continue
+        if session_id != last_session:
+            last_session, of_session = session_id, pack_session_of(session_id)
+        if created_at != last_time:
+            last_time, at = created_at, pack_created_at(created_at)
+        if meta is None:
+            packed = pack_plain(message_id, of_session, seq, role, content, at)
         else:
-            sessions[fact.session_id].closed_at = fact.position
+            packed = pack_message(fact)
+        session.append(packed)
+        size += len(packed)
     return size
 
 

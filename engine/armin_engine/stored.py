@@ -96,9 +96,8 @@ def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[Sto
                 expected += 1
                 if row[0] != expected:
                     raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
-                facts.append(
-                    _message(row, replay) if row[1] == MESSAGE_APPENDED else _other(row, replay, connection)
-                )
+                is_message = row[1] == MESSAGE_APPENDED
+                facts.append(_message(row, replay) if is_message else _other(row, replay, connection))
                 digests.append(row[4])
         except ValueError as error:
             yield stored
