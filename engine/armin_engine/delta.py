@@ -10,24 +10,34 @@ from armin_engine.snapshot import SessionSnapshot
 
 
 class SessionDelta:
-    """One session's messages and closure since the snapshot; `base` is the session before them."""
+    """One session's messages and closure since the snapshot; `base` is the session before them.
 
-    __slots__ = ("base", "closed_at", "tail")
+    It knows all by itself that a fold changes in the base, so a fold that was cut off is simply done again.
+    `past` is the snapshot's last seq; `tail` begins with what that has not sealed, and only ever grows.
+    """
+
+    __slots__ = ("base", "chunks", "closed_at", "past", "sealed", "tail")
 
     def __init__(self, base: SessionSnapshot) -> None:
         self.base = base
-        # The base's own messages first; it only ever grows.
+        self.chunks = base.chunks
+        self.past = base.seq
+        self.sealed = base.seq - base.tail_count  # seq of the last message in the chunks
         self.tail: list[bytes] = base.tail if base.tail_count else []
         self.closed_at = base.closed_at
 
     @property
     def seq(self) -> int:
         """Seq of the session's last message."""
-        return self.base.seq - self.base.tail_count + len(self.tail)
+        return self.sealed + len(self.tail)
 
     def history(self) -> History:
         """The whole session, snapshot and delta as one, as it stands now."""
-        return History(self.base.chunks, self.tail, len(self.tail))
+        return History(self.chunks, self.tail, len(self.tail))
+
+    def view(self) -> DeltaView:
+        """What came since the snapshot, as it stands now."""
+        return DeltaView(self.past + 1, self.tail, self.past - self.sealed)
 
     def info(self) -> SessionInfo:
         """The session's description as it stands now."""
@@ -95,19 +105,23 @@ class DeltaStore:
         self.messages += messages
         self.bytes += size
 
-    def drain(self, fold: int, handed_out: int) -> list[SessionSnapshot]:
-        """Fold everything into view number `fold`, and start empty. Views already handed out stay.
+    def folded(self, fold: int, handed_out: int) -> list[SessionSnapshot]:
+        """Fold everything into view number `fold`; views already handed out stay.
 
         Changes sessions in place where no view up to `handed_out` has them; returns the others, and new ones.
+        `clear` comes when that view is there.
         """
         changed: list[SessionSnapshot] = []
         for delta in self._sessions.values():
             session = delta.base
             if session.fold <= handed_out:
-                session = session.copy(fold)
-            session.extend(delta.tail, delta.closed_at)
+                session = session.successor(fold)
+            session.extend(delta.chunks, delta.sealed, delta.tail, delta.closed_at)
             if session.fold == fold:
                 changed.append(session)
+        return changed
+
+    def clear(self) -> None:
+        """Start empty."""
         self._sessions = {}
         self.messages = self.bytes = 0
-        return changed

@@ -44,7 +44,7 @@ class Derived:
     def take(self, facts: Sequence[Fact]) -> list[bytes]:
         """Take in committed facts; returns the messages among them packed, b"" for each other fact.
 
-        For the engine and recovery only.
+        For the engine only.
         """
         taken: list[bytes] = []
         session_id, messages, count, size = 0, list[bytes](), 0, 0
@@ -104,8 +104,9 @@ class Derived:
         """Fold the delta into the next snapshot; returns its position. Costs what the delta holds."""
         view = self._snapshot
         if view.position != self.position:
-            changed = self._delta.drain(view.fold + 1, self._handed_out)
+            changed = self._delta.folded(view.fold + 1, self._handed_out)
             self._snapshot = view.advanced(self.position, changed)
+            self._delta.clear()
         return self._snapshot.position
 
     # --- reading ---
@@ -228,7 +229,7 @@ class Derived:
         session = self._known(session_id)
         if isinstance(session, SessionSnapshot):
             return DeltaView(session.seq + 1, [], 0)
-        return DeltaView(session.base.seq + 1, session.tail, session.base.tail_count)
+        return session.view()
 
     def read_snapshot(
         self, session_id: int, *, after: int = 0, limit: int = limits.PAGE_ITEMS_DEFAULT

@@ -40,8 +40,10 @@ class Log:
 
     def extend(self, facts: Sequence[Fact]) -> None:
         """Take in the next facts."""
-        self._sessions.extend([fact.session_id for fact in facts])
         self._slots.extend([fact.seq << _KIND_BITS | fact.kind for fact in facts])
+        self._sessions.extend(
+            [fact.session_id for fact in facts]
+        )  # last: it says how many positions there are
 
     def entry(self, position: int) -> Entry:
         """What `position` speaks of, 1 to `self.position`."""

@@ -73,7 +73,8 @@ def _take(facts: Sequence[Fact], sessions: dict[int, _Recovered]) -> int:
 
     What a message shares with the one before it is packed once: a start has millions of them to do.
     """
-    size = last_session = last_time = 0
+    size = last_session = 0
+    last_time: int | None = None
     of_session = at = b""
     for fact in facts:
         position, kind, session_id, message_id, seq, role, content, created_at, meta, _ = fact

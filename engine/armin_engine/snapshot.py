@@ -58,31 +58,21 @@ class SessionSnapshot:
         self.tail = _NO_TAIL
         self.tail_count = 0
 
-    def extend(self, tail: list[bytes], closed_at: int) -> None:
-        """Take in what has happened since; `tail` is all that is not in its chunks."""
+    def extend(self, chunks: tuple[Chunk, ...], sealed: int, tail: list[bytes], closed_at: int) -> None:
+        """Become what `chunks`, to seq `sealed`, and the messages behind them make."""
         count = len(tail)
-        self.seq += count - self.tail_count
-        self.closed_at = closed_at
         if count >= limits.TAIL_MESSAGES_MAX or (closed_at and count):
-            self.chunks = extend(self.chunks, self.seq - count + 1, tail)
+            self.chunks = extend(chunks, sealed + 1, tail)
             self.tail, self.tail_count = _NO_TAIL, 0
         else:
-            self.tail, self.tail_count = tail, count
+            self.chunks = chunks
+            self.tail, self.tail_count = (tail, count) if count else (_NO_TAIL, 0)
+        self.seq = sealed + count
+        self.closed_at = closed_at
 
-    def copy(self, fold: int) -> SessionSnapshot:
-        """The same session for the views from `fold` on."""
-        session = SessionSnapshot(
-            self.id,
-            self.created_at,
-            self.name,
-            self.packed_meta,
-            self.chunks,
-            self.seq,
-            self.closed_at,
-            fold,
-        )
-        session.tail, session.tail_count = self.tail, self.tail_count
-        return session
+    def successor(self, fold: int) -> SessionSnapshot:
+        """The same session, empty, for the views from `fold` on."""
+        return SessionSnapshot(self.id, self.created_at, self.name, self.packed_meta, fold=fold)
 
     def history(self) -> History:
         """Its messages."""

@@ -71,7 +71,8 @@ class Identity(NamedTuple):
     epoch: str
 
 
-ROWS_AT_ONCE: Final = 2000  # read in one go
+ROWS_AT_ONCE: Final = 2000  # read before they are looked at
+CHARACTERS_AT_ONCE: Final = 4 << 20  # of their contents; then no more are read, however few they are
 
 
 class Stored(NamedTuple):
@@ -110,18 +111,29 @@ def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[Sto
 
 def _rows(connection: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     """The rows of the log in order, up to the one that cannot be read, which raises."""
-    position = 0
+    rows: list[tuple[Any, ...]] = []
+    position = size = 0
     try:
-        cursor = connection.execute(_FACTS + "ORDER BY l.position")
-        while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        for row in connection.execute(_FACTS + "ORDER BY l.position"):
+            rows.append(row)
+            content = row[7]
+            if type(content) is str:
+                size += len(content)
+            if size >= CHARACTERS_AT_ONCE or len(rows) >= ROWS_AT_ONCE:
+                position = row[0]
+                yield rows
+                rows, size = [], 0
+    except sqlite3.Error:
+        if rows:
             position = rows[-1][0]
             yield rows
-    except sqlite3.Error:
-        # The good rows that were fetched together with the bad one are lost with it: again, one by one.
-        while rows := connection.execute(_FACTS + "WHERE l.position = ?", (position + 1,)).fetchall():
-            position += 1
-            yield rows
+        # Python's module steps on before it hands out a row, so the last good one may be lost with the bad.
+        for at in (position + 1, position + 2):
+            if rows := connection.execute(_FACTS + "WHERE l.position = ?", (at,)).fetchall():
+                yield rows
         raise
+    if rows:
+        yield rows
 
 
 def row_at(connection: sqlite3.Connection, position: int, replay: Replay) -> RowName:

@@ -8,10 +8,10 @@ import threading
 
 import pytest
 
-from armin_engine import Append, Armin, RecordingSink, StorageFailed, derived
+from armin_engine import Append, Armin, RecordingSink, StorageFailed, derived, snapshot
 from armin_engine.facts import pack_message
 from armin_engine.records import NewMessage
-from engine.observe import append, contents, create, everything, messages, positions
+from engine.observe import append, close, contents, create, everything, messages, positions
 
 
 class Interrupting:
@@ -113,6 +113,34 @@ def test_an_interruption_while_memory_takes_a_commit_in_ends_all_writing(
     monkeypatch.undo()
     armin.close()
     assert contents(messages(open_engine(), 1)) == ["before", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("after", range(1, 4))
+def test_a_fold_that_was_interrupted_is_done_again_as_if_nothing_had_happened(
+    armin: Armin, open_engine, monkeypatch, after
+):
+    """Sessions are changed in place: those that were must not count what they took in twice."""
+    armin.apply([create(), create(), append(1, *map(str, range(20))), append(2, "x"), close(2)])
+    before, left = everything(armin), [after]
+
+    def extend(*arguments):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    real = snapshot.SessionSnapshot.extend
+    monkeypatch.setattr(snapshot.SessionSnapshot, "extend", extend)
+    with pytest.raises(KeyboardInterrupt):
+        armin.refresh_snapshot()
+    monkeypatch.undo()
+    assert everything(armin) == before
+    assert armin.append(1, "user", "next").first_seq == armin.session(1).seq
+    armin.refresh_snapshot()
+    after_fold = everything(armin)
+    assert armin.verify().equal
+    armin.close()
+    assert everything(open_engine()) == after_fold
 
 
 def test_an_interruption_while_it_is_announced_keeps_engine_and_order(open_engine):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from armin_engine import Armin, CorruptDatabase, MemoryExceeded, OpenError, RecordingSink, memory
+from armin_engine.stored import Replay, stored_facts
 from engine.observe import (
     append,
     close,
@@ -131,6 +134,27 @@ def test_recovery_is_the_same_in_small_slices(open_engine, monkeypatch):
     again = open_engine()
     assert restartable(again) == before
     assert again.delta_messages == 0
+
+
+def test_what_is_read_at_a_time_is_bounded_in_rows_and_in_characters(armin, path, monkeypatch):
+    armin.apply([create(), append(1, *("x" * 100 for _ in range(7))), append(1, *"abcdefgh")])
+    monkeypatch.setattr("armin_engine.stored.CHARACTERS_AT_ONCE", 250)
+    monkeypatch.setattr("armin_engine.stored.ROWS_AT_ONCE", 5)
+    with closing(sqlite3.connect(path)) as connection:
+        read = [len(facts) for facts, _ in stored_facts(connection, Replay())]
+    assert read == [4, 3, 5, 4]
+
+
+def test_messages_of_the_time_zero_are_recovered_whole(open_engine):
+    armin = open_engine(clock=lambda: 0)
+    armin.create_session()
+    armin.append_many(1, [{"role": "user", "content": "a"}, {"role": "user", "content": "b", "meta": {}}])
+    before = restartable(armin)
+    armin.close()
+    again = open_engine()
+    assert restartable(again) == before
+    assert [message.content for message in again.read(1).messages] == ["a", "b"]
+    assert again.verify().equal
 
 
 def test_memory_is_counted_the_same_after_a_restart(open_engine):

@@ -36,8 +36,6 @@ from armin_broker.protocol import COMMAND_BYTES_MAX
 T = TypeVar("T")
 Received: TypeAlias = dict[str, Any] | T  # the fields of a reply that says ok, or its result already
 
-_pack: Final = msgpack.Packer(autoreset=True).pack  # its own lock: under Python's, a call is never cut in two
-
 WRITES: Final = frozenset(
     {
         *("create_session", "append", "append_many", "close_session"),
@@ -102,7 +100,7 @@ class Call(Generic[T]):
         """
         given = {name: value for name, value in self.fields.items() if value is not None}
         try:
-            packed: bytes = _pack({"op": self.op, **given})
+            packed: bytes = msgpack.packb({"op": self.op, **given})
         except (TypeError, ValueError, OverflowError) as error:
             raise _unspeakable(given, error) from None
         for name, meta in _metas(given):
