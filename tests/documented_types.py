@@ -84,7 +84,7 @@ _PLAIN: Final[dict[str, Kind]] = {
     "lease": Kind(["", "x" * 64], [*_wrong(5, b"x"), Refused("x" * 65, "too_large")]),
     "meta": _META,
     "{role: role, content: text, meta?: meta}": _MESSAGE,
-    "command": Kind([{"op": "close_session", "session_id": 1}, {"op": "ping"}, {}, None, "x"], []),
+    "command": Kind([{"op": "close_session", "session_id": 1}, {"op": "ping"}, {}], []),
 }
 
 

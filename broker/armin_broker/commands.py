@@ -118,14 +118,15 @@ def _pipeline(fields: _Fields) -> Pipeline:
             field="commands",
             limit=protocol.PIPELINE_COMMANDS_MAX,
         )
+    # One error for all of it: an element costs its sender one byte, an error in its place a hundred.
+    if any(type(command) is not dict for command in commands):
+        raise BadRequest("each command of a pipeline must be a map", field="commands")
     return Pipeline(tuple([_part(command) for command in commands]))
 
 
-def _part(command: object) -> Write | EngineError:
+def _part(command: _Fields) -> Write | EngineError:
     """One command of a pipeline; what is wrong with it concerns it alone."""
     try:
-        if type(command) is not dict:
-            raise BadRequest("a command of a pipeline must be a map", field="commands")
         op = command.get("op")
         if type(op) is str and op in _KNOWN and op not in _PIPELINED:
             raise BadRequest(f"{op} cannot be part of a pipeline", field="op")

@@ -18,7 +18,7 @@ class Config:
     tcp_port: int = 0  # commands; live and effects on the two ports after it. 0: three free ports
     memory_budget: int | None = None  # bytes of history; default three quarters of the machine's memory
 
-    group_commands_max: int = 1024  # frames taken, and so committed, at a time; a pipeline is one
+    group_commands_max: int = 1024  # at so many, those of pipelines counted, a group is committed
     group_bytes_max: int = 4 << 20
     snapshot_messages: int = 4096  # the delta is folded into the snapshot at this many messages
     snapshot_bytes: int = 4 << 20  # or at this many bytes

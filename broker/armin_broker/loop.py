@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
@@ -80,6 +81,7 @@ class Loop:
         self._started = clock()
         self._next_heartbeat = self._started
         self._stopping = False
+        self._arrivals: deque[Arrival] = deque()  # drained, and left to the next turn
         self._heals = 0
         self._groups = 0
         self._errors = 0
@@ -93,10 +95,12 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while not self._stopping:
-            self._wait(self._tick())
-            arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
-            if arrivals or self._coordination.is_due():
-                self._serve(arrivals)
+            deadline = self._tick()
+            if not self._arrivals:
+                self._wait(deadline)
+                self._arrivals.extend(self._drain())
+            if self._arrivals or self._coordination.is_due():
+                self._serve()
         self._finish()
 
     def stop(self) -> None:
@@ -130,11 +134,20 @@ class Loop:
             self._poller.unregister(self._effects.socket)
         self._poller.poll(max(0, int(deadline - self._clock() + 1)))
 
-    def _serve(self, arrivals: Sequence[Arrival]) -> None:
-        """Commit and answer what was drained, group by group; a barrier ends a group."""
+    def _drain(self) -> list[Arrival]:
+        return self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
+
+    def _serve(self) -> None:
+        """Commit and answer what was drained, group by group; a barrier ends a group, enough commands a turn.
+
+        Pipelines are why frames alone do not bound a turn: each may hold as many commands as a whole group.
+        """
         group: list[_Entry] = []
-        for arrival in arrivals:
+        commands = 0
+        while self._arrivals and commands < self._config.group_commands_max:
+            arrival = self._arrivals.popleft()
             parsed = self._parse(arrival)
+            commands += len(parsed.parts) if isinstance(parsed, Pipeline) else 1
             if isinstance(parsed, Barrier):
                 self._commit_and_answer(group)
                 group = []
@@ -239,7 +252,8 @@ class Loop:
         deadline = self._clock() + FINISH_MS
         self._coordination.shut_down(refusal)
         while True:
-            arrivals = self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
+            arrivals = self._arrivals or self._drain()
+            self._arrivals = deque()
             for arrival in arrivals:
                 self._commands.send(arrival.envelope, refusal)
             self._commands.flush()

@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armin_broker.command_socket import CommandSocket
+from armin_broker.command_socket import Arrival, CommandSocket
 from armin_broker.config import Config
 from armin_broker.effects_socket import EffectsSocket
 from armin_broker.live_socket import LiveSocket
 from armin_broker.loop import Loop
 from armin_engine import Armin
 from armin_engine.errors import EngineError
+from armin_engine.plan import Outcome
+from armin_engine.records import Command
 from harness import Peer, Sockets, wait_until
 
 
@@ -214,6 +216,70 @@ def test_a_bug_in_a_group_fails_each_write_of_a_pipeline(
     assert reply["ok"]
     assert [each["error"]["code"] for each in reply["replies"]] == ["internal", "bad_request", "internal"]
     assert [each["seq"] for each in client.ask("pipeline", commands=[good, good])["replies"]] == [1, 2]
+
+
+SEVERAL, FLOOD = 400, 8  # commands of a pipeline, and pipelines; a turn ends behind three of them
+
+
+def flooded(
+    served: Served, client: Peer, patch: pytest.MonkeyPatch, committing: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    """The replies to pipelines that the loop finds together; `committing` is told each group's writes."""
+    drain, apply = CommandSocket.drain, served.armin.apply
+
+    def all_of_them(socket: CommandSocket, count_max: int, bytes_max: int) -> list[Arrival]:
+        arrivals = drain(socket, count_max, bytes_max)
+        while 0 < len(arrivals) < FLOOD:
+            assert socket.socket.poll(10_000), "they did not all come"
+            arrivals += drain(socket, count_max, bytes_max)
+        return arrivals
+
+    def applying(commands: Sequence[Command]) -> Sequence[Outcome]:
+        if commands:
+            committing(len(commands))
+        return apply(commands)
+
+    assert client.ask("create_session")["ok"]
+    patch.setattr(CommandSocket, "drain", all_of_them)
+    patch.setattr(served.armin, "apply", applying)
+    write = {"op": "append", "session_id": 1, "role": "user", "content": "x"}
+    sent = [client.send("pipeline", commands=[write] * SEVERAL) for _ in range(FLOOD)]
+    received = [client.receive() for _ in sent]
+    assert [correlation for correlation, _ in received] == sent
+    return [reply for _, reply in received]
+
+
+def test_pipelines_that_come_together_are_committed_turn_by_turn(
+    served: Served, client: Peer, short_dir: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.ask("ping")  # so the heartbeat of the start has gone out before anybody listens
+    live = client.open(zmq.SUB, f"ipc://{short_dir}/live.sock", b"heartbeat/", b"~sync/t/")
+    wait_until(lambda: client.ask("sync", token="t")["ok"] and live.poll(50) > 0)
+    groups: list[int] = []
+
+    def committing(writes: int) -> None:
+        groups.append(writes)
+        now[0] += 1000  # a heartbeat is due whenever a group was committed
+
+    replies = flooded(served, client, monkeypatch, committing)
+    assert groups == [3 * SEVERAL, 3 * SEVERAL, 2 * SEVERAL]
+    seqs = [part["seq"] for reply in replies for part in reply["replies"]]
+    assert seqs == list(range(1, FLOOD * SEVERAL + 1))
+    beats = []
+    while len(beats) < len(groups):
+        topic, payload = live.recv_multipart()
+        if topic == b"heartbeat/":
+            beats.append(msgpack.unpackb(payload)["position"])
+    assert beats == [1 + 3 * SEVERAL, 1 + 6 * SEVERAL, 1 + 8 * SEVERAL]
+
+
+def test_pipelines_that_are_left_to_the_next_turn_are_refused_at_the_end(
+    served: Served, client: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = flooded(served, client, monkeypatch, lambda writes: served.loop.stop())
+    assert [reply["ok"] for reply in replies] == [True] * 3 + [False] * 5
+    assert {reply["error"]["code"] for reply in replies[3:]} == {"shutting_down"}
+    assert {reply["position"] for reply in replies} == {1 + 3 * SEVERAL}
 
 
 @contextmanager

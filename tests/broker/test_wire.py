@@ -384,7 +384,7 @@ def test_a_pipeline_of_one_command_too_many_is_refused_as_a_whole(peer: Peer) ->
 def test_a_pipeline_is_one_command_and_each_of_its_errors_is_one(peer: Peer) -> None:
     session_id = fill(peer, 0)
     commands, errors = counted(peer, "commands", "errors")
-    bad = [append(session_id, role="robot"), append(99), {"op": "ping"}, None]
+    bad = [append(session_id, role="robot"), append(99), {"op": "ping"}, {}]
     assert [
         each["ok"] for each in good(peer.ask("pipeline", commands=[append(session_id), *bad]))["replies"]
     ] == [
@@ -392,7 +392,8 @@ def test_a_pipeline_is_one_command_and_each_of_its_errors_is_one(peer: Peer) -> 
         *[False] * 4,
     ]
     assert code(peer.ask("pipeline", commands=[])) == "bad_request"
-    assert counted(peer, "commands", "errors") == [commands + 3, errors + 5]
+    assert code(peer.ask("pipeline", commands=[None] * protocol.PIPELINE_COMMANDS_MAX)) == "bad_request"
+    assert counted(peer, "commands", "errors") == [commands + 4, errors + 6]
 
 
 def test_pipelines_of_many_peers_are_answered_each_in_its_order(engine: Engine, peer: Peer) -> None:

@@ -442,9 +442,9 @@ PIPELINES: dict[str, tuple[Fault, str, str]] = {
         "pipeline/a_creation_is_refused_in_its_place",
         "$.replies[1].ok",
     ),
-    "what_is_no_map_fails_all": (
-        on("pipeline", first_error_for_all),
-        "pipeline/what_is_no_map_is_refused_in_its_place",
+    "what_is_no_map_that_is_left_out": (
+        in_commands(lambda commands: [each for each in commands if isinstance(each, dict)]),
+        "pipeline/what_is_no_map_fails_it_as_a_whole",
         "$.ok",
     ),
     "keys_that_are_ignored_in_a_pipeline": (
