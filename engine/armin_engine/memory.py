@@ -11,8 +11,8 @@ BUDGET_SHARE: Final = 0.75  # of the machine's or container's memory, unless tol
 WARN_SHARE: Final = 0.8  # of the budget
 
 # What a fact costs beside its packed bytes, rounded up: for a message 20 (16 in the log, 4 for its end) in a
-# long session, 30 with its share of a session of 100 (docs/performance.md), 50 more while it is not sealed; 400
-# for a session with one chunk, 520 with a name.
+# long session, 30 with its share of a session of 100 (docs/performance.md), 50 more while it is not sealed;
+# 400 for a session with one chunk, 520 with a name.
 MESSAGE_OVERHEAD_BYTES: Final = 64
 SESSION_OVERHEAD_BYTES: Final = 600
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import signal
 import subprocess
@@ -19,7 +21,9 @@ import zmq
 import zmq.asyncio
 
 import armin
-from armin import ClientClosed, NewMessage
+from armin import ClientClosed, NewMessage, channel
+from armin.channel import Sockets
+from armin.target import DirectoryTarget
 from harness import Engine, wait_until
 
 PROMPT_S = 3.0  # what must happen at once has happened long before
@@ -220,6 +224,98 @@ def test_ctrl_c_in_a_waiting_follower_is_felt_at_once(engine: Engine) -> None:
         assert follower.stdout.readline() == "interrupted\n"
         assert follower.wait(PROMPT_S) == 0
         assert time.monotonic() - began < PROMPT_S
+
+
+FORKING = """
+import os, sys, time
+from armin.channel import Sockets
+from armin.target import DirectoryTarget
+
+looks = 0
+
+def clock():
+    global looks
+    looks += 1
+    return time.monotonic()
+
+inlet = Sockets(DirectoryTarget(sys.argv[1]), 1.0, clock=clock).effects(f"ipc://{sys.argv[1]}/nobody")
+child = os.fork()
+if not child:
+    inlet.close()
+    os._exit(0)
+os.waitpid(child, 0)
+inlet.receive(time.monotonic() + 0.3)
+print(looks, flush=True)
+os._exit(0)
+"""
+
+SIGNALLED = """
+import signal, sys, threading, time
+from armin.channel import Sockets
+from armin.target import DirectoryTarget
+
+waiting = threading.Event()
+
+def clock():
+    waiting.set()
+    return time.monotonic()
+
+def handle(*_):
+    raise SystemExit("handled")
+
+def send():
+    waiting.wait()
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+signal.signal(signal.SIGUSR1, handle)
+sockets = Sockets(DirectoryTarget(sys.argv[1]), 1.0, clock=clock)
+inlet = sockets.effects(f"ipc://{sys.argv[1]}/nobody")
+threading.Thread(target=send).start()
+try:
+    inlet.receive(time.monotonic() + 600)
+finally:
+    sockets.close()
+"""
+
+
+def script(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end, which comes soon."""
+    command = [sys.executable, "-W", "ignore", "-c", text, str(directory)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=10 * PROMPT_S)
+
+
+def test_closing_in_a_fork_leaves_the_parent_waiting_at_ease(short_dir: Path) -> None:
+    assert int(script(FORKING, short_dir).stdout) < 10
+
+
+def test_a_signal_that_another_thread_took_is_handled_soon(short_dir: Path) -> None:
+    assert script(SIGNALLED, short_dir).stderr == "handled\n"
+
+
+def test_a_channel_that_cannot_be_made_leaves_no_socket_open(
+    short_dir: Path, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many() -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(channel, "socketpair", too_many)
+    with pytest.raises(OSError, match="Too many"):
+        armin.connect(short_dir, context=witness)
+    assert witness.open_sockets == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_channels_that_are_dropped_unclosed_leave_no_descriptor_behind(short_dir: Path) -> None:
+    def drop_one(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        Sockets(DirectoryTarget(str(short_dir)), 1.0, context).channel()
+        gc.collect()
+
+    with zmq.Context() as context:
+        drop_one(context)
+        before = descriptors()
+        for _ in range(20):
+            drop_one(context)
+        wait_until(lambda: descriptors() <= before + 4)  # libzmq closes its own a little later
 
 
 # --- the asyncio client ---------------------------------------------------------------------------

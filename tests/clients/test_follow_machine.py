@@ -700,3 +700,38 @@ def test_who_drives_it_tells_answers_and_absences_and_raises_the_rest(drive: Any
     assert drive(leaving) == [leaving]
     with pytest.raises(armin.SessionNotFound):
         drive(armin.SessionNotFound("gone"))
+
+
+class Coming:
+    """Stands in for a live socket on which this is there already, and an error behind it."""
+
+    def __init__(self, *coming: list[bytes] | armin.ArminError) -> None:
+        self.coming = list(coming)
+
+    def take(self) -> list[bytes]:
+        following = self.coming.pop(0)
+        if isinstance(following, armin.ArminError):
+            raise following
+        return following
+
+    def receive(self, until: float) -> list[bytes]:
+        return self.take()
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (beat_frames(104, epoch="another"), CursorInvalid),
+        ([b"message/5/"], ProtocolError),
+        (armin.ClientClosed("closed"), armin.ClientClosed),
+    ],
+)
+def test_what_came_before_an_error_is_delivered_before_it_is_raised(last: Any, error: Any) -> None:
+    script = Script()
+    script.go_live(1)
+    inlet: Any = Coming(*map(event_frames, (2, 3, 4)), last)
+    nothing_to_ask: Any = None
+    following = live.drive(script.follower, nothing_to_ask, inlet, lambda: script.now, live.unheard)
+    assert [next(following).seq for _ in range(3)] == [2, 3, 4]
+    with pytest.raises(error):
+        next(following)

@@ -21,7 +21,7 @@ from armin import (
     replies,
 )
 from armin.calls import Call
-from armin.outbox import PAUSE, RESEND_FIRST, TOGETHER, TOGETHER_BYTES, WINDOW, Outbox, Request
+from armin.outbox import PAUSE, RESEND_FIRST, RESEND_MAX, TOGETHER, TOGETHER_BYTES, WINDOW, Outbox, Request
 
 SESSIONS = 3
 TIMEOUT = 30.0
@@ -74,9 +74,9 @@ class World:
 
     def __init__(self, seed: int, timeout: float = TIMEOUT, *, together: bool = True) -> None:
         self.random = random.Random(seed)
-        self.together = together
         self.now = 0.0
         self.outbox = Outbox(timeout, given_up)
+        self.outbox._knows_pipelines = together
         self.engine = Engine(knows_pipelines=seed % 4 != 3)
         self.commands: list[list[bytes]] = []
         self.replies: list[list[bytes]] = []
@@ -91,7 +91,7 @@ class World:
         return number
 
     def send(self) -> None:
-        while (following := self.outbox.next_to_send(together=self.together)) is not None:
+        while (following := self.outbox.next_to_send()) is not None:
             requests, frames = following
             self.outbox.sent(requests, self.now)
             if self.random.random() >= self.loss:
@@ -421,6 +421,43 @@ def test_a_pipeline_outlasts_an_engine_that_is_shutting_down() -> None:
     world.outbox.tick(world.now)
     world.send()
     assert pipelines(world)[1:] == [["a"], ["b"]]
+
+
+def test_each_of_a_refused_pipeline_gets_an_error_of_its_own() -> None:
+    world = lossless(together=True)
+    for session_id, key in ((1, "a"), (2, "b")):
+        world.ask(calls.append(session_id, "user", "x", None, None, key))
+    world.send()
+    reply_to(world, world.commands[0], refusal("storage_failed"))
+    errors = [error for error in world.results.values() if isinstance(error, StorageFailed)]
+    assert [(error.key, error.message, error.code) for error in errors] == [
+        ("a", "storage_failed", "storage_failed"),
+        ("b", "storage_failed", "storage_failed"),
+    ]
+
+
+def test_what_was_under_way_when_sending_was_interrupted_is_sent_again_and_counts_as_sent() -> None:
+    world = lossless(together=True)
+    ask_for(world, "sent")
+    world.send()
+    ask_for(world, "a", "b")
+    assert world.outbox.next_to_send() is not None
+    ask_for(world, "waits")
+    world.outbox.interrupted(world.now)
+    world.send()
+    assert pipelines(world) == [["sent"], ["waits"]]
+    world.now = RESEND_FIRST
+    world.outbox.tick(world.now)
+    assert world.outbox.next_to_send() is not None  # and that is interrupted, too
+    world.outbox.interrupted(world.now)
+    world.send()
+    world.now = 2 * RESEND_MAX
+    world.outbox.tick(world.now)
+    world.send()
+    assert {"sent", "a", "b"} <= {key for keys in pipelines(world)[2:] for key in keys}
+    world.now = TIMEOUT
+    world.outbox.tick(world.now)
+    assert [isinstance(error, NoReply) and error.sent for error in world.results.values()] == [True] * 4
 
 
 @pytest.mark.parametrize("wrong", [{}, {"replies": [ok(1)]}, {"replies": 7}, {"replies": [7, ok(2)]}])

@@ -191,6 +191,16 @@ def test_nothing_that_an_engine_sends_now_needs_the_slow_way(
             assert client.nack("g", [two]).outcomes[0].ok
 
 
+def test_a_class_that_cannot_be_given_to_an_instance_makes_reading_slow_not_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = msgpack.packb({**PAGE, "messages": [MESSAGE]})
+    expected = outcome(at_once("read"), packed)
+    monkeypatch.setattr(pages, "_UnfrozenMessage", type("Other", (), {}))
+    assert read_at_once("read", packed) is None
+    assert outcome(at_once("read"), packed) == expected
+
+
 # --- the same refusals ----------------------------------------------------------------------------
 
 ANYTHING = st.one_of(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 
 import armin
+from armin import outbox
 from armin.channel import Sockets
 from armin.client import Client
 from armin.pipeline import Pending
@@ -127,6 +131,66 @@ def test_a_close_in_a_pipeline_comes_after_all_that_was_written_before(engine: E
         assert isinstance(error, armin.SessionClosed)
         assert client.session(session.id).seq == 100
         assert client.session(session.id).closed
+
+
+def test_a_pipeline_that_was_left_takes_no_more(short_dir: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf, armin.connect(short_dir) as client:
+        deaf.bind(f"ipc://{short_dir}/commands.sock")
+        pipe = client.pipeline()
+        while not deaf.poll(10):
+            pipe.append(1, "user", "x")
+        for _ in range(4):
+            pipe.append(1, "user", "x")
+        while pipe._channel._outbox._fresh:  # until the next one would not be sent at once
+            pipe.append(1, "user", "x")
+        with contextlib.suppress(ZeroDivisionError), pipe:
+            raise ZeroDivisionError
+        with pytest.raises(armin.ClientClosed):
+            pipe.append(1, "user", "x")
+
+
+def interrupting(function: Any, at: int, *, after: bool) -> Any:
+    """The function, with a Ctrl-C before or after its so-manieth call."""
+    calls = itertools.count(1)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        comes = next(calls) == at
+        if comes and not after:
+            raise KeyboardInterrupt
+        result = function(*arguments, **named)
+        if comes:
+            raise KeyboardInterrupt
+        return result
+
+    return interrupted
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "after"),
+    [
+        (outbox, "_frames_together", False),
+        (zmq.Socket, "send_multipart", False),
+        (zmq.Socket, "send_multipart", True),
+        (outbox.Outbox, "sent", False),
+        (outbox.Outbox, "sent", True),
+    ],
+)
+def test_ctrl_c_while_a_pipeline_sends_loses_and_doubles_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, after: bool
+) -> None:
+    interrupts = 0
+    with armin.connect(engine.directory) as client:
+        session_id = client.create_session().id
+        with client.pipeline() as pipe:
+            pipe.append(session_id, "user", "0").result()
+            monkeypatch.setattr(where, name, interrupting(getattr(where, name), 3, after=after))
+            for n in range(1, 300):
+                try:
+                    pipe.append(session_id, "user", str(n))
+                except KeyboardInterrupt:
+                    interrupts += 1
+        assert contents(client, session_id) == [str(n) for n in range(300)]
+    assert interrupts == 1
 
 
 def test_a_pause_of_the_caller_gives_nothing_up(engine: Engine) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from socket import socketpair
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -25,7 +26,8 @@ T = TypeVar("T")
 Socket = zmq.Socket[bytes]
 Clock = Callable[[], float]
 
-_WAIT_MAX: Final = 3600.0  # seconds until a clock is looked at again
+# Seconds until a clock is looked at again; the handler of a signal that another thread took waits as long.
+_WAIT_MAX: Final = 1.0
 AWAY: Final = 0.05  # seconds without a call, from which on a pipeline was left alone
 _LOOKS: Final = 16  # looks for a message until one is tried for in any case, see `sockets.look_for_cuts`
 
@@ -42,11 +44,15 @@ class Plug:
         self.clock = clock
         self._forget = forget
         self._closing = False
-        self._closed = False
         self._closes = threading.Lock()
-        self._woken, self._waker = os.pipe()
+        self._process = os.getpid()  # a fork has the same wakers, and its closing is none of ours
+        try:
+            self._woken, self._waker = socketpair()
+        except BaseException:
+            socket.close(0)
+            raise
         self._poller = zmq.Poller()
-        self._poller.register(self._woken, zmq.POLLIN)
+        self._poller.register(self._woken.fileno(), zmq.POLLIN)
         self._event = 0  # what is waited for on the socket
 
     def wait(self, event: int, deadline: float) -> bool:
@@ -77,13 +83,12 @@ class Plug:
         with self._closes:
             if not self._closing:
                 self._closing = True
-                os.write(self._waker, b"x")
+                if os.getpid() == self._process:
+                    self._waker.send(b"x")
         with self.lock:
-            if not self._closed:
-                self._closed = True
-                self.socket.close(0)
-                os.close(self._woken)
-                os.close(self._waker)
+            self.socket.close(0)
+            self._woken.close()
+            self._waker.close()
         self._forget(self)
 
 
@@ -114,9 +119,14 @@ class Channel:
         return answer.get()
 
     def pipelined(self, call: Call[T]) -> Answer[T]:
-        """Send a command as soon as the window has room for it; its answer comes while others are sent."""
+        """Send a command as soon as the window has room for it; its answer comes while others are sent.
+
+        Raises:
+            ArminError: it cannot be sent, or this was closed (ClientClosed).
+        """
         answer = Answer(call)
         with self._plug.lock:
+            self._plug.check_open()
             self._come_back()
             while self._outbox.is_full:
                 self._turn()
@@ -155,14 +165,18 @@ class Channel:
         """Whether something is left that nobody takes for now."""
         plug = self._plug
         plug.check_open()
-        while (following := self._outbox.next_to_send()) is not None:
-            requests, frames = following
-            try:
-                plug.socket.send_multipart(frames, zmq.NOBLOCK)
-            except zmq.Again:
-                self._outbox.unsent(requests)
-                return True
-            self._outbox.sent(requests, plug.clock())
+        try:
+            while (following := self._outbox.next_to_send()) is not None:
+                requests, frames = following
+                try:
+                    plug.socket.send_multipart(frames, zmq.NOBLOCK)
+                except zmq.Again:
+                    self._outbox.unsent(requests)
+                    return True
+                self._outbox.sent(requests, plug.clock())
+        except BaseException:  # Ctrl-C above all, which comes anywhere
+            self._outbox.interrupted(plug.clock())
+            raise
         return False
 
     def _receive(self) -> None:

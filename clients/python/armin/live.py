@@ -92,12 +92,19 @@ def unheard(state: FollowState) -> None:
     """Nobody wants to know."""
 
 
-def _take_waiting(follower: Follower[T], live: Inlet, clock: Clock) -> None:
-    """What else is there already, as far as it follows on: one turn for many events."""
-    for _ in range(EVENTS_AT_ONCE):
-        if not follower.is_live or (frames := live.take()) is None:
-            return
-        follower.received(frames, clock())
+def _take_waiting(follower: Follower[T], live: Inlet, clock: Clock) -> ArminError | None:
+    """What else is there already, as far as it follows on: one turn for many events.
+
+    Returns what is to be raised once all that came before it is delivered.
+    """
+    try:
+        for _ in range(EVENTS_AT_ONCE):
+            if not follower.is_live or (frames := live.take()) is None:
+                break
+            follower.received(frames, clock())
+    except ArminError as error:
+        return error
+    return None
 
 
 def drive(
@@ -108,17 +115,20 @@ def drive(
     on_state: Callable[[FollowState], object],
 ) -> Generator[T, None, None]:
     """Yield what the follower delivers, until it ends."""
+    failed: ArminError | None = None
     while (action := follower.next(clock())) is not None:
         match action:
             case Deliver(items):
                 yield from items
             case Wait(until):
+                if failed is not None:
+                    raise failed
                 frames = live.receive(until)
                 if frames is None:
                     follower.idle(clock())
                 else:
                     follower.received(frames, clock())
-                    _take_waiting(follower, live, clock)
+                    failed = _take_waiting(follower, live, clock)
             case Ask() | AskTail():
                 try:
                     result = questions.put(action)

@@ -15,6 +15,7 @@ many of them. What is sent again goes alone, and so does everything to an engine
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -193,13 +194,13 @@ class Outbox:
 
     # --- out ----------------------------------------------------------------------------------------
 
-    def next_to_send(self, *, together: bool = True) -> tuple[Sequence[Request], list[bytes]] | None:
+    def next_to_send(self) -> tuple[Sequence[Request], list[bytes]] | None:
         """The next requests and the frames of them; None where nothing may be sent now."""
         while self._again:
             request = self._again.popleft()
             if not request.is_answered:
                 return (request,), _frames(request)
-        if together and self._knows_pipelines and len(self._fresh) > 1:
+        if self._knows_pipelines and len(self._fresh) > 1:
             several = self._several()
             if len(several) > 1:
                 return several, _frames_together(several)
@@ -258,6 +259,11 @@ class Outbox:
         for request in reversed(requests):
             (self._again if request.was_sent else self._fresh).appendleft(request)
 
+    def interrupted(self, now: float) -> None:
+        """Sending ended anywhere: what was under way may have been sent, and is sent again when it is due."""
+        accounted = {*self._fresh, *self._again, *(each for each in self._wire.values() if not each.waits)}
+        self.sent([each for each in self._requests.values() if each not in accounted], now)
+
     # --- in -----------------------------------------------------------------------------------------
 
     def received(self, frames: Sequence[bytes], now: float) -> None:
@@ -285,7 +291,7 @@ class Outbox:
                 if request.transmission == 0:
                     self._send_again(request)
             elif isinstance(answered, ArminError):
-                self._take(request, 0, answered, now)
+                self._take(request, 0, copy.copy(answered), now)  # each write has a key of its own
             else:
                 self._take(request, 0, _outcome(replies.checked, answered[offset]), now)
 

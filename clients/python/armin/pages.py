@@ -205,12 +205,15 @@ def _outcome(given: _Outcome) -> Outcome:
 
 
 def _if_known(read: Callable[[bytes], T]) -> Callable[[bytes], T | None]:
-    """All errors of msgspec and of msgpack are ValueErrors, but for what is nested too deep."""
+    """All errors of msgspec and of msgpack are ValueErrors, but for what is nested too deep.
+
+    A TypeError is Python's, where it lays out a class and its unfrozen twin differently.
+    """
 
     def tried(packed: bytes) -> T | None:
         try:
             return read(packed)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, TypeError):
             return None
 
     return tried

@@ -40,9 +40,10 @@ class Pipeline:
     Writes of one session are made in the order in which they were asked for. At most 256 of them and
     16 MiB are unanswered at a time; then the next one waits. Under load several go together in one message:
     what waits is sent when it is half of what is on its way unanswered, at the latest by `flush` or by asking
-    for a result. What is lost is sent again while one of the methods runs. So `flush` before a pause. Leaving
-    the `with` waits for all of them, and raises the first error that nobody has looked at; leaving it with
-    an exception waits for nothing.
+    for a result. So `flush` before a pause: what waits or is lost is sent only by calls that send or wait.
+    Pauses between calls do not count towards the timeout: nothing is given up for them, and a write that has
+    no answer yet may be made as late as the next call. Leaving the `with` waits for all of them, and raises
+    the first error that nobody has looked at; leaving it with an exception waits for nothing.
     """
 
     def __init__(self, channel: Channel) -> None:
