@@ -29,6 +29,7 @@ def main(argument: str) -> None:
     die_at = None if orders.die_at is None else KillPoint(orders.die_at)
     fate = Fate(switchboard, die_at, orders.passing)
     hooks.install_kill_points(fate)
+    hooks.checkpoint_often()
     if orders.trace is not None:
         _watch_files(orders.database, TorturedDisk(TraceWriter(Path(orders.trace)), switchboard, fate))
     for sabotage in orders.sabotage:
