@@ -105,7 +105,8 @@ test("every call uses only fields that the protocol names", () => {
     groupCalls.discard("g", [1]),
     groupCalls.dropGroup("g"),
   ];
-  assert.deepEqual(new Set(made.map((call) => call.op)), new Set(Object.keys(protocol.OPS)));
+  const spoken = Object.keys(protocol.OPS).filter((op) => op !== "pipeline"); // each write goes by itself
+  assert.deepEqual(new Set(made.map((call) => call.op)), new Set(spoken));
   for (const call of made) {
     const { required, optional } = protocol.OPS[call.op] as { required: string[]; optional: string[] };
     const fields = Object.keys(sent(call));
