@@ -56,7 +56,10 @@ def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> 
     """
     size = sum(map(len, messages))
     if size > limits.CHUNK_BYTES:
-        return (*chunks, *_sealed_runs(first, messages))
+        writer = ChunkWriter(first)
+        for message in messages:
+            writer.append(message)
+        return (*chunks, *writer.sealed())
     kept = len(chunks)
     while kept:
         left = len(chunks[kept - 1].data)
@@ -81,31 +84,17 @@ def _joined(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) ->
     return Chunk(chunks[0].first, b"".join((*[chunk.data for chunk in chunks], *messages)), ends)
 
 
-def _sealed_runs(first: int, messages: Sequence[bytes]) -> list[Chunk]:
-    """Chunks of more messages than one may hold."""
-    runs, run, size = [], list[bytes](), 0
-    for message in messages:
-        if run and size + len(message) > limits.CHUNK_BYTES:
-            runs.append(seal(first, run))
-            first, run, size = first + len(run), [], 0
-        run.append(message)
-        size += len(message)
-    if run:
-        runs.append(seal(first, run))
-    return runs
-
-
 class ChunkWriter:
-    """The chunks of one session as recovery fills them: each is sealed once, when it is full.
+    """The chunks of one session from seq `first` on; each is sealed once, when it is full.
 
-    So no message waits as an object of its own, and memory stays in one piece.
+    So in recovery no message waits as an object of its own, and memory stays in one piece.
     """
 
     __slots__ = ("_chunks", "_data", "_ends", "_first")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         self._chunks: list[Chunk] = []
-        self._first = 1
+        self._first = first
         self._data = bytearray()
         self._ends = array(ENDS)
 

@@ -37,7 +37,6 @@ _CREATION: Final = """
     WHERE s.id = ?
 """
 
-_NO_DIGEST: Final = "its digest is none"
 _ID: Final = re.compile("[0-9a-fA-F]{32}")
 
 
@@ -97,9 +96,12 @@ def stored_facts(connection: sqlite3.Connection, replay: Replay) -> Iterator[Sto
                 expected += 1
                 if row[0] != expected:
                     raise CorruptDatabase(f"the log jumps from position {expected - 1} to {row[0]}")
+                digest = row[4]
+                if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+                    raise ValueError("its digest is none")
                 is_message = row[1] == MESSAGE_APPENDED
                 facts.append(_message(row, replay) if is_message else _other(row, replay, connection))
-                digests.append(row[4])
+                digests.append(digest)
         except ValueError as error:
             yield stored
             raise CorruptDatabase(f"{_name(row, replay)}: {error}") from error
@@ -160,9 +162,7 @@ def digest_at(connection: sqlite3.Connection, position: int) -> bytes | None:
 
 
 def _message(row: tuple[Any, ...], replay: Replay) -> Fact:
-    position, _, session_id, message_id, digest, of_session, role, content, created_at, meta = row
-    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise ValueError(_NO_DIGEST)
+    position, _, session_id, message_id, _, of_session, role, content, created_at, meta = row
     if of_session != session_id:
         raise ValueError(f"message {message_id} is missing or in another session")
     if role not in (0, 1, 2, 3) or type(content) is not str or type(created_at) is not int:
@@ -174,9 +174,7 @@ def _message(row: tuple[Any, ...], replay: Replay) -> Fact:
 
 
 def _other(row: tuple[Any, ...], replay: Replay, connection: sqlite3.Connection) -> Fact:
-    position, kind, session_id, _, digest = row[:5]
-    if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
-        raise ValueError(_NO_DIGEST)
+    position, kind, session_id = row[:3]
     if kind == SESSION_CREATED:
         return _creation(position, session_id, replay, connection)
     if kind != SESSION_CLOSED:

@@ -215,14 +215,10 @@ class Inlet:
             ClientClosed: this was closed.
         """
         with self._plug.lock:
-            self._plug.check_open()
-            try:
-                return sockets.receive(self._plug.socket)
-            except zmq.Again:
-                pass  # nothing there yet
-            if self._plug.wait(zmq.POLLIN, deadline):
-                return sockets.receive(self._plug.socket)
-            return None
+            frames = self._there()
+            if frames is None and self._plug.wait(zmq.POLLIN, deadline):
+                frames = sockets.receive(self._plug.socket)
+            return frames
 
     def take(self) -> list[bytes] | None:
         """The next message if it is there already.
@@ -231,11 +227,14 @@ class Inlet:
             ClientClosed: this was closed.
         """
         with self._plug.lock:
-            self._plug.check_open()
-            try:
-                return sockets.receive(self._plug.socket)
-            except zmq.Again:
-                return None
+            return self._there()
+
+    def _there(self) -> list[bytes] | None:
+        self._plug.check_open()
+        try:
+            return sockets.receive(self._plug.socket)
+        except zmq.Again:
+            return None
 
     def subscribe(self, topic: bytes) -> None:
         """Take messages whose first frame begins with `topic`."""
