@@ -14,7 +14,7 @@ from armin_broker.decode import decode
 from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write
 from armin_engine import limits, records
 from armin_engine.armin import append_command
-from armin_engine.errors import BadRequest, CommandError, EngineError, TooLarge
+from armin_engine.errors import BadRequest, CommandError, EngineError
 
 
 class UnknownOp(CommandError):
@@ -112,12 +112,7 @@ def _pipeline(fields: _Fields) -> Pipeline:
     commands = fields["commands"]
     if type(commands) is not list or not commands:
         raise BadRequest("commands must be an array of at least one command", field="commands")
-    if len(commands) > protocol.PIPELINE_COMMANDS_MAX:
-        raise TooLarge(
-            f"commands holds {len(commands)} commands, over the limit of {protocol.PIPELINE_COMMANDS_MAX}",
-            field="commands",
-            limit=protocol.PIPELINE_COMMANDS_MAX,
-        )
+    records.check_count(len(commands), "commands", "commands", protocol.PIPELINE_COMMANDS_MAX)
     # One error for all of it: an element costs its sender one byte, an error in its place a hundred.
     if any(type(command) is not dict for command in commands):
         raise BadRequest("each command of a pipeline must be a map", field="commands")
@@ -171,12 +166,7 @@ def _tails(fields: _Fields) -> Read:
     session_ids = fields["session_ids"]
     if type(session_ids) is not list:
         raise BadRequest("session_ids must be an array", field="session_ids")
-    if len(session_ids) > limits.TAILS_MAX:
-        raise TooLarge(
-            f"session_ids holds {len(session_ids)} ids, over the limit of {limits.TAILS_MAX}",
-            field="session_ids",
-            limit=limits.TAILS_MAX,
-        )
+    records.check_count(len(session_ids), "session_ids", "ids", limits.TAILS_MAX)
     for index, session_id in enumerate(session_ids):
         records.check_id(session_id, f"session_ids[{index}]")
     return Read(

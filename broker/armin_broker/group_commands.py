@@ -192,10 +192,5 @@ def _positions(fields: _Fields) -> tuple[int, ...] | None:
 def _array(value: Any, field: str) -> list[Any]:
     if type(value) is not list:
         raise BadRequest(f"{field} must be an array", field=field)
-    if len(value) > protocol.LEASES_MAX:
-        raise TooLarge(
-            f"{field} holds {len(value)} items, over the limit of {protocol.LEASES_MAX}",
-            field=field,
-            limit=protocol.LEASES_MAX,
-        )
+    records.check_count(len(value), field, "items", protocol.LEASES_MAX)
     return value

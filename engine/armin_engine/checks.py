@@ -161,7 +161,7 @@ def check_batch(messages: Sequence[NewMessage]) -> tuple[NewMessage, ...]:
     """The messages of one append_many, within its limits."""
     if not messages:
         raise BadRequest("messages must hold at least one message", field="messages")
-    check_batch_count(len(messages))
+    check_count(len(messages), "messages", "messages", limits.BATCH_MESSAGES_MAX)
     size = sum(message.size for message in messages)
     if size > limits.BATCH_BYTES_MAX:
         raise TooLarge(
@@ -172,21 +172,17 @@ def check_batch(messages: Sequence[NewMessage]) -> tuple[NewMessage, ...]:
     return tuple(messages)
 
 
-def check_batch_count(count: int) -> None:
-    """Refuse a batch of too many messages before each of them is looked at."""
-    if count > limits.BATCH_MESSAGES_MAX:
-        raise TooLarge(
-            f"messages holds {count} messages, over the limit of {limits.BATCH_MESSAGES_MAX}",
-            field="messages",
-            limit=limits.BATCH_MESSAGES_MAX,
-        )
+def check_count(count: int, field: str, noun: str, most: int) -> None:
+    """Refuse an array of too many items before each of them is looked at."""
+    if count > most:
+        raise TooLarge(f"{field} holds {count} {noun}, over the limit of {most}", field=field, limit=most)
 
 
 def check_messages(messages: Sequence[Mapping[str, object]]) -> tuple[NewMessage, ...]:
     """Messages given as maps `{role, content, meta?}`; an error names the one at fault."""
     if not isinstance(messages, list | tuple):
         raise BadRequest("messages must be a list", field="messages")
-    check_batch_count(len(messages))
+    check_count(len(messages), "messages", "messages", limits.BATCH_MESSAGES_MAX)
     return check_batch([_plain(each) or _message_from_map(each, i) for i, each in enumerate(messages)])
 
 
