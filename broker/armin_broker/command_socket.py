@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import zmq
 
 from armin_broker import protocol
+from armin_broker.sender import TRUSTED, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Arrival(NamedTuple):
     envelope: list[bytes]
     payload: bytes
     problem: str | None
+    sender: Sender = TRUSTED
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from armin_broker import group_commands, protocol, replies
 from armin_broker.decode import decode
 from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write
+from armin_broker.sender import TRUSTED, Sender
 from armin_engine import limits, records
 from armin_engine.armin import append_command
 from armin_engine.errors import BadRequest, CommandError, EngineError
@@ -21,6 +22,12 @@ class UnknownOp(CommandError):
     """The command names no verb of this version."""
 
     code: ClassVar[str] = "unknown_op"
+
+
+class NotAuthorized(CommandError):
+    """The sender's key does not allow this; names the op, the role that it needs and the key's."""
+
+    code: ClassVar[str] = "not_authorized"
 
 
 class ShuttingDown(EngineError):
@@ -41,24 +48,34 @@ _Fields = dict[str, Any]
 _KNOWN: Final = {
     op: frozenset(("op", *fields.required, *fields.optional)) for op, fields in protocol.OPS.items()
 }
+_FORBIDDEN: Final = {
+    role: frozenset(op for op, fields in protocol.OPS.items() if fields.role not in may)
+    for role, may in (
+        ("", ()),
+        *((role, protocol.KEY_ROLES[: rank + 1]) for rank, role in enumerate(protocol.KEY_ROLES)),
+    )
+}
 _PIPELINED: Final = frozenset(("append", "append_many", "close_session"))  # their replies are short
 _TOKEN: Final = re.compile(rf"[a-z0-9]{{1,{protocol.SYNC_TOKEN_MAX}}}")
+_BACKUP_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REASON_BYTES_MAX: Final = 64
 _NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quoted in an error
 
 
-def parse(payload: bytes) -> Parsed:
+def parse(payload: bytes, sender: Sender = TRUSTED) -> Parsed:
     """The typed command in a frame. Raises a CommandError."""
-    return _parsed(decode(payload))
+    return _parsed(decode(payload), sender)
 
 
-def _parsed(fields: _Fields) -> Parsed:
+def _parsed(fields: _Fields, sender: Sender = TRUSTED) -> Parsed:
     op = fields.get("op")
     if type(op) is not str:
         raise BadRequest("op must be a string", field="op")
     known = _KNOWN.get(op)
     if known is None:
         raise UnknownOp(f"there is no op {op[:_NAME_SHOWN]!r} in {protocol.PROTOCOL}", field="op")
+    if sender.role is not None:
+        _check_allowed(op, sender.role, sender.name)
     if not known.issuperset(fields):
         unknown = min(fields.keys() - known)
         raise BadRequest(f"{op} has no field {unknown[:_NAME_SHOWN]!r}", field=unknown[:_NAME_SHOWN])
@@ -66,6 +83,14 @@ def _parsed(fields: _Fields) -> Parsed:
         if name not in fields:
             raise BadRequest(f"{op} needs the field {name}", field=name)
     return _VERBS[op](fields)
+
+
+def _check_allowed(op: str, role: str, name: str) -> None:
+    if op not in _FORBIDDEN[role]:
+        return
+    needed = protocol.OPS[op].role
+    holds = f"the role of the key {name} is {role}" if role else "this key is not, or no longer, known here"
+    raise NotAuthorized(f"{op} needs a key with the role {needed}; {holds}", field="op", reason="role")
 
 
 def _hello(fields: _Fields) -> Read:
@@ -275,6 +300,29 @@ def _verify(fields: _Fields) -> Read:
     return Read(lambda service: replies.ok(service.armin.position, service.verify(job, at)))
 
 
+def _health(fields: _Fields) -> Read:
+    return Read(lambda service: replies.ok(service.armin.position, service.health()))
+
+
+def _backup(fields: _Fields) -> Barrier:
+    name, job = fields.get("name"), fields.get("job")
+    if job is not None:
+        records.check_id(job, "job")
+    if name is not None and (
+        type(name) is not str
+        or _BACKUP_NAME.fullmatch(name) is None
+        or len(name) > protocol.BACKUP_NAME_BYTES_MAX
+    ):
+        raise BadRequest(
+            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ - and begin with no dot",
+            field="name",
+            limit=protocol.BACKUP_NAME_BYTES_MAX,
+        )
+    if name is not None and job is not None:
+        raise BadRequest("give either name or job", field="job")
+    return Barrier(lambda service: replies.ok(service.armin.position, service.backup(name, job)))
+
+
 def _cursors(fields: _Fields) -> tuple[int | None, int | None, int]:
     """`after`, `before` and `limit`, as far as the verb has them."""
     after, before, limit = fields.get("after"), fields.get("before"), fields.get("limit")
@@ -305,6 +353,8 @@ _VERBS: Final[dict[str, Callable[[_Fields], Parsed]]] = {
     "log": _log,
     "sync": _sync,
     "stats": _stats,
+    "health": _health,
+    "backup": _backup,
     "verify": _verify,
     **group_commands.VERBS,
 }

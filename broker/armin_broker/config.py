@@ -22,8 +22,8 @@ class Config:
     group_bytes_max: int = 4 << 20
     snapshot_messages: int = 4096  # the delta is folded into the snapshot at this many messages
     snapshot_bytes: int = 4 << 20  # or at this many bytes
-    effects_backlog: int = 10_000  # effects kept while no worker takes them
-    effects_backlog_bytes: int = 64 << 20
+    effects_backlog: int = protocol.EFFECTS_BACKLOG_MAX  # effects kept while no worker takes them
+    effects_backlog_bytes: int = protocol.EFFECTS_BACKLOG_BYTES_MAX
 
     @property
     def database(self) -> Path:

@@ -11,8 +11,7 @@ import zmq
 from armin_broker import protocol
 from armin_engine.records import Event, Kind
 
-SEND_HWM: Final = 4_096  # events in libzmq's queue to one subscriber, shared; 64 KiB and a meta at most
-SUBSCRIPTION_BYTES_MAX: Final = 512  # all that subscribers send: topics, at most 71 bytes, and handshakes
+SEND_HWM: Final = protocol.LIVE_BACKLOG_MAX  # shared between subscribers; 64 KiB and a meta at most each
 
 _LAST: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -30,7 +29,7 @@ class LiveSocket:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         socket = context.socket(zmq.PUB)
         socket.sndhwm = SEND_HWM
-        socket.maxmsgsize = SUBSCRIPTION_BYTES_MAX
+        socket.maxmsgsize = protocol.SUBSCRIPTION_BYTES_MAX  # topics, at most 71 bytes, and handshakes
         self.socket = socket
         self.published = 0
         self._send = super(zmq.Socket, socket).send  # without the options that cost more than sending

@@ -165,7 +165,7 @@ class Loop:
         if arrival.problem is not None:
             return BadRequest(arrival.problem, field="envelope")
         try:
-            return parse(arrival.payload)
+            return parse(arrival.payload, arrival.sender)
         except EngineError as error:
             return error
         except Exception:

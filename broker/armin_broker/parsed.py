@@ -41,6 +41,12 @@ class Service(Protocol):
     def verify(self, job: int | None, at: int | None) -> dict[str, Any]:
         """Start a verification, or look at one."""
 
+    def health(self) -> dict[str, Any]:
+        """Whether this engine can do its work."""
+
+    def backup(self, name: str | None, job: int | None) -> dict[str, Any]:
+        """Start a backup into the engine's own directory of backups, or look at one."""
+
 
 class Write(NamedTuple):
     """Part of the group commit."""

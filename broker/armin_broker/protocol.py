@@ -17,10 +17,21 @@ FEATURES: Final[tuple[str, ...]] = (
     "keys",
     "groups",
     "pipeline",
+    "roles",
+    "health",
+    "backup",
 )  # what a later daemon may have beyond the first armin/1
 DURABILITY: Final = {"journal_mode": "wal", "synchronous": "full", "fullfsync": True}
 
 ROLES: Final = ("user", "assistant", "system", "tool")
+
+# What a key's holder may do; each may do what those before it may. Peers on ipc have the file's permissions
+# behind them and may do everything, as do those on a TCP port without keys.
+READER: Final = "reader"
+WRITER: Final = "writer"
+WORKER: Final = "worker"
+ADMIN: Final = "admin"
+KEY_ROLES: Final = (READER, WRITER, WORKER, ADMIN)
 
 # Socket names: the files under an engine's directory, and the offset from the TCP port.
 COMMANDS_SOCKET: Final = "commands.sock"
@@ -69,6 +80,12 @@ LEASE_MS_MAX: Final = 86_400_000  # one day; a `delay_ms` or `backoff_ms` is no 
 ATTEMPTS_MAX: Final = 1000  # `max_attempts` of a group
 REQUEST_BYTES_MAX: Final = 64  # the `request` token of a `lease`
 NACK_REASON_BYTES_MAX: Final = 1024  # the `reason` of a `nack`
+BACKUP_NAME_BYTES_MAX: Final = 128  # the file name of a backup
+EFFECTS_BACKLOG_MAX: Final = 10_000  # effects kept while nobody pulls; what goes over it is dropped
+EFFECTS_BACKLOG_BYTES_MAX: Final = 64 << 20
+LIVE_BACKLOG_MAX: Final = 4096  # events that one subscriber does not take; what goes over it is dropped
+SUBSCRIPTION_BYTES_MAX: Final = 512  # one frame to the live socket; a larger one closes the connection
+CONNECTIONS_MAX: Final = 4096  # connections by ipc, and as many by tcp, over all sockets
 ID_MAX: Final = (1 << 63) - 1
 
 LIMITS: Final[dict[str, int]] = {
@@ -97,6 +114,16 @@ LIMITS: Final[dict[str, int]] = {
     "polls": POLLS_MAX,
     "wait_ms": WAIT_MS_MAX,
     "lease_ms": LEASE_MS_MAX,
+    "lease_bytes": LEASE_BYTES_MAX,
+    "attempts": ATTEMPTS_MAX,
+    "request_bytes": REQUEST_BYTES_MAX,
+    "nack_reason_bytes": NACK_REASON_BYTES_MAX,
+    "backup_name_bytes": BACKUP_NAME_BYTES_MAX,
+    "effects_backlog": EFFECTS_BACKLOG_MAX,
+    "effects_backlog_bytes": EFFECTS_BACKLOG_BYTES_MAX,
+    "live_backlog": LIVE_BACKLOG_MAX,
+    "subscription_bytes": SUBSCRIPTION_BYTES_MAX,
+    "connections": CONNECTIONS_MAX,
 }
 
 
@@ -119,41 +146,46 @@ class ErrorCode(StrEnum):
 
 
 class Fields(NamedTuple):
-    """What a command may carry besides ``op``: field names, in the order they are checked."""
+    """What a command may carry besides ``op``: field names, in the order they are checked; who may give it."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    role: str = READER  # the least one that may give it
 
 
 OPS: Final[dict[str, Fields]] = {
     "hello": Fields(),
     "ping": Fields(),
-    "create_session": Fields((), ("name", "meta", "key")),
-    "append": Fields(("session_id", "role", "content"), ("meta", "key", "after_key", "expect_seq")),
-    "append_many": Fields(("session_id", "messages"), ("key", "after_key", "expect_seq")),
-    "close_session": Fields(("session_id",)),
-    "pipeline": Fields(("commands",)),
+    "create_session": Fields((), ("name", "meta", "key"), WRITER),
+    "append": Fields(("session_id", "role", "content"), ("meta", "key", "after_key", "expect_seq"), WRITER),
+    "append_many": Fields(("session_id", "messages"), ("key", "after_key", "expect_seq"), WRITER),
+    "close_session": Fields(("session_id",), (), WRITER),
+    "pipeline": Fields(("commands",), (), WRITER),
     "session": Fields((), ("session_id", "name")),
     "sessions": Fields((), ("after", "before", "limit", "closed")),
     "tails": Fields(("session_ids",)),
     "read": Fields(("session_id",), ("after", "before", "limit", "reason")),
     "snapshot": Fields(("session_id",), ("after", "limit")),
     "delta": Fields(("session_id",), ("after", "limit", "snapshot_position")),
-    "refresh_snapshot": Fields(),
+    "refresh_snapshot": Fields((), (), ADMIN),
     "log": Fields((), ("after", "limit")),
     "sync": Fields(("token",)),
     "stats": Fields(),
-    "verify": Fields((), ("job", "at")),
-    "create_group": Fields(("group", "start"), ("types", "ordered", "max_attempts", "backoff_ms", "on_dead")),
-    "lease": Fields(("group",), ("max", "lease_ms", "wait_ms", "request")),
-    "ack": Fields(("group", "leases")),
-    "nack": Fields(("group", "leases"), ("reason", "delay_ms")),
-    "extend": Fields(("group", "leases"), ("lease_ms",)),
+    "health": Fields(),
+    "verify": Fields((), ("job", "at"), ADMIN),
+    "backup": Fields((), ("name", "job"), ADMIN),
+    "create_group": Fields(
+        ("group", "start"), ("types", "ordered", "max_attempts", "backoff_ms", "on_dead"), WORKER
+    ),
+    "lease": Fields(("group",), ("max", "lease_ms", "wait_ms", "request"), WORKER),
+    "ack": Fields(("group", "leases"), (), WORKER),
+    "nack": Fields(("group", "leases"), ("reason", "delay_ms"), WORKER),
+    "extend": Fields(("group", "leases"), ("lease_ms",), WORKER),
     "groups": Fields((), ("group",)),
     "dead_letters": Fields(("group",), ("after", "limit")),
-    "requeue": Fields(("group",), ("positions",)),
-    "discard": Fields(("group",), ("positions",)),
-    "drop_group": Fields(("group",)),
+    "requeue": Fields(("group",), ("positions",), ADMIN),
+    "discard": Fields(("group",), ("positions",), ADMIN),
+    "drop_group": Fields(("group",), (), ADMIN),
 }
 
 # Defaults of the worker groups' fields, times in milliseconds.
