@@ -10,7 +10,7 @@ NODE_STAMP := $(NODE)/node_modules/.installed
 HAS_NODE := $(shell node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && npm --version >/dev/null 2>&1 && echo yes)
 WITHOUT_NODE := Node 20 and npm are not here, so the Node client is left out
 
-.PHONY: setup demo test check bench bench-quick clean node node-test node-check
+.PHONY: setup demo test check bench bench-quick fuzz clean node node-test node-check
 
 setup: $(STAMP)
 
@@ -36,10 +36,19 @@ bench: $(BENCH_STAMP)
 bench-quick: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks --quick $(ROWS)
 
+# Millions of broken commands, then broken peers on every socket; see docs/fuzzing.md. SEED="--seed 1" repeats a run.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --inputs 1000000 $(SEED)
+	$(BIN)/python -m tests.fuzz --inputs 300000 --wire $(SEED)
+
 $(BENCH_STAMP): $(STAMP)
 	@echo "installing what Armin is measured beside into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	@touch $@
+
+# The pictures of the terminal views in the docs, from a real engine under load; takes a minute.
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures/draw.py
 
 check: $(STAMP) node-check
 	$(BIN)/ruff check .

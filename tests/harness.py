@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +42,12 @@ class Engine:
         command = [sys.executable, "-m", "armin.cli.main", "serve", str(self.directory), *self.options]
         self.log = self.directory.with_name(self.directory.name + ".log").open("ab")
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=self._preexec
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            preexec_fn=self._preexec,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         )
         return self.process
 
@@ -76,7 +81,12 @@ class Engine:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(READY_S)
+        try:
+            code = self.process.wait(READY_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it logs where each of its threads is
+            self.process.wait(READY_S)
+            raise AssertionError(f"the engine did not end in {READY_S:g} s: {self.errors()}") from None
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.log.close()
@@ -110,9 +120,13 @@ class Sockets:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._open: list[zmq.Socket[bytes]] = []
 
-    def open(self, kind: int, endpoint: str | None = None, *topics: bytes) -> zmq.Socket[bytes]:
-        """A socket without high-water marks, subscribed and connected."""
+    def open(
+        self, kind: int, endpoint: str | None = None, *topics: bytes, key: Mapping[int, bytes] | None = None
+    ) -> zmq.Socket[bytes]:
+        """A socket without high-water marks, subscribed and connected; `key` has options of CURVE."""
         socket = self.keep(self.context.socket(kind))
+        for option, value in (key or {}).items():
+            socket.setsockopt(option, value)
         socket.linger = 0
         socket.sndhwm = socket.rcvhwm = 0
         socket.rcvtimeo = REPLY_MS
@@ -143,9 +157,11 @@ class Sockets:
 class Peer(Sockets):
     """A DEALER that speaks raw frames: `[correlation id, command]`, pipelining as it likes."""
 
-    def __init__(self, endpoint: str, kind: int = zmq.DEALER) -> None:
+    def __init__(
+        self, endpoint: str, kind: int = zmq.DEALER, key: Mapping[int, bytes] | None = None
+    ) -> None:
         super().__init__()
-        self.socket = self.open(kind, endpoint)
+        self.socket = self.open(kind, endpoint, key=key)
         self._sent = 0
 
     def send(self, op: str, **fields: Any) -> bytes:

@@ -21,7 +21,8 @@ from typing import Final, NamedTuple
 import zmq
 
 from armin_broker import protocol
-from armin_broker.sender import TRUSTED, Sender
+from armin_broker.authority import Authority
+from armin_broker.sender import TRUSTED, UNKNOWN, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Unrendered(NamedTuple):
 
     render: Callable[[], bytes]
     payload: bytes
+    sender: Sender
 
 
 Reply = bytes | Unrendered
@@ -61,7 +63,7 @@ class _Waiting(NamedTuple):
 
     envelope: list[bytes]
     data: bytes
-    is_command: bool
+    asked_by: Sender | None = None  # it is that one's command
     lost: Lost | None = None
 
     def weight(self) -> int:
@@ -109,7 +111,8 @@ class CommandSocket:
         self.socket = socket
         self.received = 0
         self.replies_lost = 0
-        self.answer: Callable[[bytes], bytes] = _no_answer
+        self.answer: Callable[[bytes, Sender], bytes] = _no_answer
+        self.authority: Authority | None = None  # who knows the senders on tcp, where keys are demanded
         self._clock = clock
         self._render_ms_left = float(RENDER_MS)
         self._peers: dict[bytes, _Peer] = {}  # the one that was served longest ago first
@@ -122,18 +125,31 @@ class CommandSocket:
         size = 0
         while len(arrivals) < count_max and size < bytes_max:
             try:
-                frames, dropped = self._receive()
+                first, sender = self._receive_first()
             except zmq.Again:
                 break
+            frames, dropped = self._receive_rest(first)
             size += len(frames[-1])
-            arrivals.append(_arrival(frames, dropped))
+            arrivals.append(_arrival(frames, dropped, sender))
         self.received += len(arrivals)
         return arrivals
 
-    def _receive(self) -> tuple[list[bytes], bool]:
+    def _receive_first(self) -> tuple[bytes, Sender]:
+        """A message's routing id, and who sent it. Raises zmq.Again where none is there."""
+        if self.authority is None:
+            return self.socket.recv(zmq.NOBLOCK), TRUSTED
+        frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+        try:
+            # Never remembered by routing id: the next connection may get the same.
+            sender = self.authority.sender(frame.get("User-Id"))  # type: ignore[arg-type]
+        except zmq.ZMQError:  # no key was asked for
+            sender = TRUSTED if _is_by_ipc(frame) else UNKNOWN
+        return frame.bytes, sender
+
+    def _receive_rest(self, first: bytes) -> tuple[list[bytes], bool]:
         """One message's first frames, and whether there were more than a command may have."""
         socket = self.socket
-        frames = [socket.recv(zmq.NOBLOCK)]
+        frames = [first]
         dropped = False
         while socket.getsockopt(zmq.RCVMORE):
             frame = socket.recv()
@@ -154,11 +170,11 @@ class CommandSocket:
         blocked = peer is not None and (peer.waiting or peer.in_flight_bytes() > IN_FLIGHT_BYTES_MAX)
         if isinstance(reply, Unrendered):
             if blocked or self._render_ms_left <= 0:
-                self._wait(_Waiting(envelope, reply.payload, is_command=True))
+                self._wait(_Waiting(envelope, reply.payload, reply.sender))
                 return
             rendered = self._timed(reply.render)
         elif blocked:
-            self._wait(_Waiting(envelope, reply, False, lost))
+            self._wait(_Waiting(envelope, reply, None, lost))
             return
         else:
             rendered = reply
@@ -166,7 +182,7 @@ class CommandSocket:
             if not self._send_now(envelope, rendered) and lost is not None:
                 lost()
         except zmq.Again:
-            self._wait(_Waiting(envelope, rendered, False, lost))
+            self._wait(_Waiting(envelope, rendered, None, lost))
 
     def _timed(self, render: Callable[[], bytes]) -> bytes:
         began = self._clock()
@@ -240,9 +256,10 @@ class CommandSocket:
             return False
         waiting = peer.waiting.popleft()
         peer.waiting_bytes -= waiting.weight()
-        if waiting.is_command:
-            rendered = self._timed(lambda: self.answer(waiting.data))
-            waiting = _Waiting(waiting.envelope, rendered, is_command=False)
+        sender = waiting.asked_by
+        if sender is not None:
+            rendered = self._timed(lambda: self.answer(waiting.data, sender))
+            waiting = _Waiting(waiting.envelope, rendered)
         try:
             taken = self._send_now(waiting.envelope, waiting.data)
         except zmq.Again:
@@ -258,17 +275,25 @@ class CommandSocket:
         return taken
 
 
-def _no_answer(payload: bytes) -> bytes:
+def _no_answer(payload: bytes, sender: Sender) -> bytes:
     raise NotImplementedError("set by whoever sends unrendered replies")
 
 
-def _arrival(frames: list[bytes], dropped: bool) -> Arrival:
+def _is_by_ipc(frame: zmq.Frame) -> bool:
+    """Whether a message came by ipc, whose peers have user ids for an address, or none."""
+    try:
+        return str(frame.get("Peer-Address")).startswith("localhost:")
+    except zmq.ZMQError:
+        return True
+
+
+def _arrival(frames: list[bytes], dropped: bool, sender: Sender) -> Arrival:
     envelope, payload = frames[:-1], frames[-1]
     for index in range(1, len(envelope)):
         if len(envelope[index]) > protocol.ENVELOPE_FRAME_BYTES_MAX:
             problem = f"an envelope frame is larger than {protocol.ENVELOPE_FRAME_BYTES_MAX} bytes"
-            return Arrival(envelope[:index], b"", problem)
+            return Arrival(envelope[:index], b"", problem, sender)
     if dropped:
         problem = f"the envelope has more than {protocol.ENVELOPE_FRAMES_MAX} frames"
-        return Arrival(envelope, b"", problem)
-    return Arrival(envelope, payload, None)
+        return Arrival(envelope, b"", problem, sender)
+    return Arrival(envelope, payload, None, sender)

@@ -15,7 +15,7 @@ from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write
 from armin_broker.sender import TRUSTED, Sender
 from armin_engine import limits, records
 from armin_engine.armin import append_command
-from armin_engine.errors import BadRequest, CommandError, EngineError
+from armin_engine.errors import BadRequest, CommandError, CursorInvalid, EngineError
 
 
 class UnknownOp(CommandError):
@@ -59,6 +59,7 @@ _PIPELINED: Final = frozenset(("append", "append_many", "close_session"))  # the
 _TOKEN: Final = re.compile(rf"[a-z0-9]{{1,{protocol.SYNC_TOKEN_MAX}}}")
 _BACKUP_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REASON_BYTES_MAX: Final = 64
+_EPOCH_BYTES_MAX: Final = 64
 _NAME_SHOWN: Final = 60  # characters of a caller's own name for something, quoted in an error
 
 
@@ -82,6 +83,8 @@ def _parsed(fields: _Fields, sender: Sender = TRUSTED) -> Parsed:
     for name in protocol.OPS[op].required:
         if name not in fields:
             raise BadRequest(f"{op} needs the field {name}", field=name)
+    if op == "hello":
+        return _hello(sender.role or protocol.ADMIN)
     return _VERBS[op](fields)
 
 
@@ -93,8 +96,8 @@ def _check_allowed(op: str, role: str, name: str) -> None:
     raise NotAuthorized(f"{op} needs a key with the role {needed}; {holds}", field="op", reason="role")
 
 
-def _hello(fields: _Fields) -> Read:
-    return Read(lambda service: replies.ok(service.armin.position, service.hello()))
+def _hello(role: str) -> Read:
+    return Read(lambda service: replies.ok(service.armin.position, service.hello(role)))
 
 
 def _ping(fields: _Fields) -> Read:
@@ -202,11 +205,12 @@ def _tails(fields: _Fields) -> Read:
 def _read(fields: _Fields) -> Read:
     session_id = records.check_id(fields["session_id"], "session_id")
     after, before, limit = _cursors(fields)
-    reason = fields.get("reason")
+    reason, epoch = fields.get("reason"), _epoch(fields)
     if reason is not None:
         records.check_text(reason, "reason", _REASON_BYTES_MAX)
 
     def answer(service: Service) -> bytes:
+        _check_epoch(service, epoch)
         page = service.armin.read(session_id, after=after, before=before, limit=limit)
         if reason == "heal":
             service.count_heal()
@@ -261,8 +265,10 @@ def _refresh_snapshot(fields: _Fields) -> Barrier:
 
 def _log(fields: _Fields) -> Read:
     after, _, limit = _cursors(fields)
+    epoch = _epoch(fields)
 
     def answer(service: Service) -> bytes:
+        _check_epoch(service, epoch)
         page = service.armin.events(after=after or 0, limit=limit)
         packed = [event.packed for event in page.events]
         return replies.page(service.armin.position, "events", packed, len(packed), {"more": page.more})
@@ -314,7 +320,7 @@ def _backup(fields: _Fields) -> Barrier:
         or len(name) > protocol.BACKUP_NAME_BYTES_MAX
     ):
         raise BadRequest(
-            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ - and begin with no dot",
+            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ - and not begin with .",
             field="name",
             limit=protocol.BACKUP_NAME_BYTES_MAX,
         )
@@ -335,8 +341,22 @@ def _cursors(fields: _Fields) -> tuple[int | None, int | None, int]:
     return after, before, limits.PAGE_ITEMS_DEFAULT if limit is None else records.check_limit(limit)
 
 
+def _epoch(fields: _Fields) -> str | None:
+    """The epoch that the cursor belongs to, if it is said."""
+    epoch: str | None = fields.get("epoch")
+    if epoch is not None:
+        records.check_text(epoch, "epoch", _EPOCH_BYTES_MAX)
+    return epoch
+
+
+def _check_epoch(service: Service, epoch: str | None) -> None:
+    if epoch is not None and epoch != service.armin.identity.epoch:
+        raise CursorInvalid(
+            "the cursor is of another database, or of this one before it was restored", field="epoch"
+        )
+
+
 _VERBS: Final[dict[str, Callable[[_Fields], Parsed]]] = {
-    "hello": _hello,
     "ping": _ping,
     "create_session": _create_session,
     "append": _append,

@@ -16,6 +16,10 @@ class Config:
     ipc_directory: Path | None = None  # where the sockets go; default `directory`
     tcp_host: str | None = None
     tcp_port: int = 0  # commands; live and effects on the two ports after it. 0: three free ports
+    insecure: bool = False  # strangers may come in: by tcp without keys, by ipc through an open directory
+    connections_max: int = protocol.CONNECTIONS_MAX  # by ipc, and as many by tcp
+    metrics_host: str | None = None  # figures for Prometheus, over HTTP
+    metrics_port: int = 0
     memory_budget: int | None = None  # bytes of history; default three quarters of the machine's memory
 
     group_commands_max: int = 1024  # at so many, those of pipelines counted, a group is committed
@@ -29,6 +33,16 @@ class Config:
     def database(self) -> Path:
         """The SQLite file."""
         return self.directory / protocol.DATABASE_FILE
+
+    @property
+    def keys(self) -> Path:
+        """The directory of the keys."""
+        return self.directory / protocol.KEYS_DIRECTORY
+
+    @property
+    def backups(self) -> Path:
+        """Where the op `backup` puts them; made when it is first asked for."""
+        return self.directory / protocol.BACKUPS_DIRECTORY
 
     @property
     def sockets(self) -> Path:

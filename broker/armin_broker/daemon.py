@@ -10,19 +10,34 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from importlib import metadata
 from types import FrameType
 from typing import Any, Final
 
 import zmq
 
-from armin_broker import protocol
+from armin_broker.binding import (
+    BindFailed,
+    InsecureRefused,
+    NotPrivate,
+    authority_for,
+    bind,
+    bound_files,
+    make_directories,
+    unlink,
+)
 from armin_broker.command_socket import CommandSocket
 from armin_broker.config import Config
+from armin_broker.connections import Connections, limit_for
 from armin_broker.effects_socket import EffectsSocket
+from armin_broker.keyring import KeysInvalid
 from armin_broker.live_socket import LiveSocket
+from armin_broker.logs import fields
 from armin_broker.loop import Loop
+from armin_broker.metrics import Metrics, MetricsUnavailable
+from armin_broker.notify import Notifier
 from armin_engine import (
     AlreadyOwned,
     Armin,
@@ -35,17 +50,11 @@ from armin_engine import (
 
 logger = logging.getLogger(__name__)
 
-ACCEPT_BACKLOG: Final = 1024  # connections not yet accepted: all clients come back at once after a restart
-LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 LINGER_MS: Final = 1000  # how long the last replies and the goodbye may take to leave
+CLOSE_MS: Final = 2000  # how long libzmq may take to clear away what has left
 SWITCH_INTERVAL_S: Final = 0.0005  # a verification's thread gives way to the loop this soon
 YOUNG_OBJECTS: Final = 50_000  # more than a group commit makes, so most are gone before any is looked at
 FULL_COLLECTIONS: Final = 1_000_000  # collections of younger objects between two of all: next to never
-TCP_KEEPALIVE_IDLE_S: Final = 60  # a peer that vanished without a word is noticed in minutes
-
-
-class BindFailed(Exception):
-    """A socket cannot be bound; says which and why."""
 
 
 # Each kind of start-up failure has its own exit code.
@@ -57,12 +66,11 @@ EXIT_CODES: Final[dict[type[Exception], int]] = {
     MemoryExceeded: 14,
     OpenError: 15,
     BindFailed: 16,
+    KeysInvalid: 19,
+    InsecureRefused: 22,
+    NotPrivate: 23,
+    MetricsUnavailable: 24,
 }
-
-
-def exit_code(error: OpenError | BindFailed) -> int:
-    """The exit code for a start-up failure."""
-    return EXIT_CODES[type(error)]
 
 
 def serve(
@@ -75,10 +83,10 @@ def serve(
 
     `ready` gets the endpoints once all sockets are bound; `progress` the facts recovered and in all.
     """
+    notifier = Notifier.from_environment()
+    notifier.opening()
     os.umask(0o077)  # the file, its lock and the sockets are the owner's alone
-    _check_ipc_paths(config.sockets)
-    _make_directory(config.directory)
-    _make_directory(config.sockets)
+    make_directories(config)
     _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -86,26 +94,69 @@ def serve(
     commands, live = CommandSocket(context), LiveSocket(context)
     sockets = {"commands": commands.socket, "live": live.socket, "effects": effects.socket}
     try:
+        authority = commands.authority = authority_for(config, context)
         with (
-            _signals() as wake,
+            _signals(notifier.stopping) as wake,
             Armin(
-                config.database, sink=effects, memory_budget=config.memory_budget, progress=progress
+                config.database,
+                sink=effects,
+                memory_budget=config.memory_budget,
+                progress=_told(notifier, progress),
             ) as armin,
+            _metrics(config) as observe,
         ):
             _spare_history_from_collection()
-            endpoints = _bind(config, sockets)
-            bound = [(Path(path), os.stat(path)) for path in endpoints["ipc"].values()]
-            loop = Loop(armin, config, commands, live, effects, wake.descriptor, endpoints)
-            wake.stop = loop.stop
-            armin.note("serving")
-            ready(endpoints)
-            if not wake.asked:
-                loop.run()
+            limit = _connections_limit(config)
+            with Connections(context, sockets, limit, authority) as connections:
+                live.welcome(armin.identity.epoch)
+                endpoints = bind(config, sockets, authority)
+                bound = bound_files(endpoints)
+                loop = Loop(
+                    armin,
+                    config,
+                    commands,
+                    live,
+                    effects,
+                    wake.descriptor,
+                    endpoints,
+                    alive=notifier.alive,
+                    connections=connections,
+                    observe=observe,
+                )
+                wake.stop = loop.stop
+                armin.note("serving")
+                ready(endpoints)
+                notifier.ready()
+                _log_start(armin, endpoints)
+                if not wake.asked:
+                    loop.run()
+                logger.info("stopped", extra=fields(signal=wake.signal, position=armin.position))
             # Sockets before the lock: whoever takes the lock next must find the paths free.
-            context.destroy(linger=LINGER_MS)
-            _unlink(bound)
+            _close(context, LINGER_MS)
+            unlink(bound)
     finally:
-        context.destroy(linger=0)
+        _close(context, 0)
+
+
+def _close(context: zmq.Context[zmq.Socket[bytes]], linger_ms: int) -> None:
+    """Close every socket, and wait until all is sent or `linger_ms` are over.
+
+    Now and then libzmq waits for ever here; the database must be closed and the process end all the same.
+    """
+    closer = threading.Thread(target=context.destroy, args=(linger_ms,), name="close", daemon=True)
+    closer.start()
+    closer.join((linger_ms + CLOSE_MS) / 1000)
+    if closer.is_alive():
+        logger.warning("the sockets did not close in time; going on without them")
+
+
+def _told(notifier: Notifier, progress: Callable[[int, int], None] | None) -> Callable[[int, int], None]:
+    def told(done: int, total: int) -> None:
+        notifier.recovering(done, total)
+        if progress is not None:
+            progress(done, total)
+
+    return told
 
 
 # --- signals --------------------------------------------------------------------------------------
@@ -114,13 +165,17 @@ def serve(
 class _Wake:
     """What a signal does: remember it, stop the loop, make its poll return."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, told: Callable[[], None]) -> None:
         self.descriptor = descriptor
+        self._told = told
         self.asked = False
+        self.signal: str | None = None
         self.stop: Callable[[], None] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        self.signal = signal.Signals(number).name
+        self._told()
         if self.stop is not None:
             self.stop()
         else:
@@ -128,10 +183,10 @@ class _Wake:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[_Wake]:
+def _signals(told: Callable[[], None]) -> Iterator[_Wake]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    wake = _Wake(reader.fileno())
+    wake = _Wake(reader.fileno(), told)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, wake)
     previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -146,74 +201,41 @@ def _signals() -> Iterator[_Wake]:
         writer.close()
 
 
-# --- sockets --------------------------------------------------------------------------------------
-
-_FILES: Final = {
-    "commands": protocol.COMMANDS_SOCKET,
-    "live": protocol.LIVE_SOCKET,
-    "effects": protocol.EFFECTS_SOCKET,
-}
-_PORT_OFFSETS: Final = {
-    "commands": 0,
-    "live": protocol.LIVE_PORT_OFFSET,
-    "effects": protocol.EFFECTS_PORT_OFFSET,
-}
+# --- what is said of it ---------------------------------------------------------------------------
 
 
-def _bind(config: Config, sockets: dict[str, zmq.Socket[bytes]]) -> dict[str, dict[str, Any]]:
-    """Bind every socket; returns paths and ports by transport, as `hello` gives them."""
-    endpoints: dict[str, dict[str, Any]] = {"ipc": {}}
-    for zmq_socket in sockets.values():
-        zmq_socket.backlog = ACCEPT_BACKLOG
-    for name, zmq_socket in sockets.items():
-        path = config.sockets.resolve() / _FILES[name]
-        _bind_one(zmq_socket, f"ipc://{path}")
-        endpoints["ipc"][name] = str(path)
-    if config.tcp_host is not None:
-        if config.tcp_host not in LOOPBACK_HOSTS:
-            logger.warning("whoever reaches %s can read and write everything", config.tcp_host)
-        endpoints["tcp"] = {}
-        for name, zmq_socket in sockets.items():
-            port = config.tcp_port + _PORT_OFFSETS[name] if config.tcp_port else 0
-            zmq_socket.ipv6 = ":" in config.tcp_host
-            zmq_socket.tcp_keepalive = 1
-            zmq_socket.tcp_keepalive_idle = TCP_KEEPALIVE_IDLE_S
-            _bind_one(zmq_socket, f"tcp://{config.tcp_host}:{port}")
-            endpoints["tcp"][name] = int(zmq_socket.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
-    return endpoints
-
-
-def _unlink(bound: list[tuple[Path, os.stat_result]]) -> None:
-    """Remove the socket files that are still the ones we bound."""
-    for path, status in bound:
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), status):
-                path.unlink()
-
-
-def _bind_one(zmq_socket: zmq.Socket[bytes], endpoint: str) -> None:
+@contextlib.contextmanager
+def _metrics(config: Config) -> Iterator[Callable[[Loop], None]]:
+    """The metrics endpoint, if there is to be one; gives what the loop calls. Raises MetricsUnavailable."""
+    if config.metrics_host is None:
+        yield lambda loop: None
+        return
+    metrics = Metrics(config.metrics_host, config.metrics_port)
     try:
-        zmq_socket.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise BindFailed(f"cannot bind {endpoint}: {error.strerror}") from None
+        yield metrics.observe
+    finally:
+        metrics.close()
 
 
-def _check_ipc_paths(directory: Path) -> None:
-    for name in _FILES.values():
-        path = directory.resolve() / name
-        size = len(os.fsencode(path))
-        if size > protocol.IPC_PATH_BYTES_MAX:
-            raise BindFailed(
-                f"the socket path {path} is {size} bytes long; a Unix socket's may have"
-                f" {protocol.IPC_PATH_BYTES_MAX}. Use a shorter directory, or --ipc-dir for the sockets alone"
-            )
+def _log_start(armin: Armin, endpoints: dict[str, dict[str, Any]]) -> None:
+    counters = armin.counters
+    logger.info(
+        "serving",
+        extra=fields(
+            version=metadata.version("armin"),
+            pid=os.getpid(),
+            path=str(armin.path),
+            database=armin.identity.database,
+            epoch=armin.identity.epoch,
+            position=armin.position,
+            recovered_facts=counters.recovered_facts,
+            recovery_ms=counters.recovery_ns // 1_000_000,
+            endpoints=endpoints,
+        ),
+    )
 
 
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OpenError(f"cannot make the directory {directory}: {error.strerror}") from None
+# --- the process ---------------------------------------------------------------------------------
 
 
 def _spare_history_from_collection() -> None:
@@ -227,8 +249,13 @@ def _spare_history_from_collection() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    # libzmq aborts the process when accept finds no descriptor left.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # some systems say "infinite" and mean less
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _connections_limit(config: Config) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/dev/fd"))
+    return limit_for(soft, used, config.connections_max)

@@ -34,6 +34,14 @@ class LiveSocket:
         self.published = 0
         self._send = super(zmq.Socket, socket).send  # without the options that cost more than sending
 
+    def welcome(self, epoch: str) -> None:
+        """Say to each who connects from now on, before anything else, whose facts these are.
+
+        libzmq puts it in front of all that is published, on a reconnect too: so a follower of the database
+        as it was before a restore takes no fact of the restored one for its own.
+        """
+        self.socket.setsockopt(zmq.XPUB_WELCOME_MSG, protocol.WELCOME_TOPIC + epoch.encode("ascii"))
+
     def deliver(self, events: Sequence[Event]) -> None:
         """Announce the facts of one commit."""
         send, last, topic = self._send, None, b""

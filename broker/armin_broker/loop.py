@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import uuid
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from armin_broker import protocol, replies
+from armin_broker.backups import Backups
 from armin_broker.command_socket import Arrival, CommandSocket, Unrendered, monotonic_ms
 from armin_broker.commands import InternalFault, ShuttingDown, parse
 from armin_broker.config import Config
@@ -22,8 +22,11 @@ from armin_broker.coordination import Changed, Coordination
 from armin_broker.effects_socket import EffectsSocket
 from armin_broker.groups.commands import CreateGroup
 from armin_broker.groups.coordinator import Coordinator
+from armin_broker.health import health
 from armin_broker.live_socket import LiveSocket
 from armin_broker.parsed import Barrier, Change, Lease, Parsed, Pipeline, Read, Write
+from armin_broker.sender import Sender
+from armin_broker.statistics import Connections, Statistics
 from armin_broker.verification import Verifier
 from armin_engine import Armin
 from armin_engine.errors import BadRequest, EngineError
@@ -65,6 +68,9 @@ class Loop:
         endpoints: dict[str, dict[str, Any]],
         clock: Callable[[], float] = monotonic_ms,
         wall_clock: Callable[[], float] = time.time,
+        alive: Callable[[], None] = lambda: None,
+        connections: Connections | None = None,
+        observe: Callable[[Loop], None] = lambda loop: None,
     ) -> None:
         self.armin = armin
         self.engine_id = uuid.uuid4().hex  # new at each start: followers see that they must look again
@@ -74,17 +80,18 @@ class Loop:
         self._effects = effects
         self._wake = wake
         self._endpoints = endpoints
+        self.connections_max = protocol.CONNECTIONS_MAX if connections is None else connections.limit
         self._clock = clock
         self._wall_clock = wall_clock
+        self._alive = alive  # called with each heartbeat
+        self._observe = observe  # so is this, with what it may ask
         self._version = metadata.version("armin")
         self._verifier = Verifier(armin)
-        self._started = clock()
-        self._next_heartbeat = self._started
+        self._backups = Backups(config)
+        self._next_heartbeat = clock()
+        self.statistics = Statistics(armin, commands, live, effects, connections, self._next_heartbeat)
         self._stopping = False
         self._arrivals: deque[Arrival] = deque()  # drained, and left to the next turn
-        self._heals = 0
-        self._groups = 0
-        self._errors = 0
         self._poller = zmq.Poller()
         self._poller.register(commands.socket, zmq.POLLIN)
         self._poller.register(wake, zmq.POLLIN)
@@ -114,6 +121,8 @@ class Loop:
         now = self._clock()
         if now >= self._next_heartbeat:
             self._announce(protocol.HEARTBEAT_TOPIC, "heartbeat", time=int(self._wall_clock() * 1000))
+            self._alive()
+            self._end_second(now)
             self._next_heartbeat = now + protocol.HEARTBEAT_MS
         deadline = self._next_heartbeat
         if self._effects.backlog:
@@ -126,6 +135,10 @@ class Loop:
             deadline = min(deadline, now + VERIFY_POLL_MS)
         due = self._coordination.deadline()
         return deadline if due is None else min(deadline, due)
+
+    def _end_second(self, now: float) -> None:
+        self.statistics.end_second(now)
+        self._observe(self)
 
     def _wait(self, deadline: float) -> None:
         if self._effects.backlog:
@@ -173,7 +186,7 @@ class Loop:
             return InternalFault("the engine failed on this command; its log says more")
 
     def _commit_and_answer(self, group: Sequence[_Entry]) -> None:
-        self._groups += bool(group)
+        self.statistics.groups += bool(group)
         writes = [write.command for _, parsed in group for write in _writes(parsed)]
         changes = [parsed.command for _, parsed in group if isinstance(parsed, Change)]
         asked = [
@@ -195,7 +208,7 @@ class Loop:
                 each = [self._render(part, outcomes) for part in parsed.parts]
                 self._commands.send(arrival.envelope, replies.pipeline(self.armin.position, each))
             elif isinstance(parsed, Read):
-                read = Unrendered(partial(self._act, parsed.answer), arrival.payload)
+                read = Unrendered(partial(self._act, parsed.answer), arrival.payload, arrival.sender)
                 self._commands.send(arrival.envelope, read)
             elif isinstance(parsed, Change):
                 self._commands.send(arrival.envelope, self._changed(next(changed)))
@@ -205,11 +218,13 @@ class Loop:
 
     def _apply(self, commands: Sequence[Command]) -> Sequence[Outcome]:
         try:
-            return self.armin.apply(commands)
+            outcomes = self.armin.apply(commands)
         except Exception:
             logger.exception("a group of %d writes failed", len(commands))
             fault = InternalFault("the engine failed on this group; the outcome of its writes is unknown")
             return [fault] * len(commands)
+        self.statistics.applied(len(commands), self._clock())
+        return outcomes
 
     def _changed(self, changed: Changed) -> bytes:
         if isinstance(changed, EngineError):
@@ -223,9 +238,9 @@ class Loop:
         assert isinstance(write, Write), "what is no write has failed"
         return write.render(self.armin.position, outcome)
 
-    def _answer(self, payload: bytes) -> bytes:
+    def _answer(self, payload: bytes, sender: Sender) -> bytes:
         """The reply to a read that had to wait, from its command."""
-        read = parse(payload)
+        read = parse(payload, sender)
         assert isinstance(read, Read), "only reads wait unrendered"
         return self._act(read.answer)
 
@@ -239,7 +254,7 @@ class Loop:
             return self._fault(InternalFault("the engine failed on this command; its log says more"))
 
     def _fault(self, error: EngineError) -> bytes:
-        self._errors += 1
+        self.statistics.refused(error)
         error.__traceback__ = None  # through it the error holds the turn's commands, and by them itself
         return replies.error(self.armin.position, error)
 
@@ -248,6 +263,7 @@ class Loop:
     def _finish(self) -> None:
         """Hand over what waits, refuse what was not taken, say goodbye; at most FINISH_MS."""
         self._verifier.stop()
+        self._backups.stop()
         refusal = replies.error(self.armin.position, ShuttingDown("the engine is shutting down"))
         deadline = self._clock() + FINISH_MS
         self._coordination.shut_down(refusal)
@@ -287,7 +303,7 @@ class Loop:
 
     def count_heal(self) -> None:
         """A follower says that it had lost something."""
-        self._heals += 1
+        self.statistics.heals += 1
 
     @property
     def groups(self) -> Coordinator:
@@ -302,8 +318,12 @@ class Loop:
         """Start a verification, or look at one."""
         return self._verifier.ask(job, at)
 
-    def hello(self) -> dict[str, Any]:
-        """Who this engine is, and what it can do."""
+    def backup(self, name: str | None, job: int | None) -> dict[str, Any]:
+        """Start a backup, or look at one."""
+        return self._backups.ask(name, job)
+
+    def hello(self, role: str) -> dict[str, Any]:
+        """Who this engine is, what it can do, and what whoever asks may do."""
         identity = self.armin.identity
         return {
             "protocol": protocol.PROTOCOL,
@@ -313,31 +333,19 @@ class Loop:
             "epoch": identity.epoch,
             "engine": self.engine_id,
             "endpoints": self._endpoints,
-            "limits": protocol.LIMITS,
+            "limits": {**protocol.LIMITS, "connections": self.connections_max},
+            "role": role,
             "durability": protocol.DURABILITY,
         }
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and gauges as they stand."""
-        counters = self.armin.counters
         return {
-            "pid": os.getpid(),
-            "writes_refused": self.armin.writes_refused,
-            **self.armin.gauges(),
-            "uptime_ms": int(self._clock() - self._started),
-            "commands": self._commands.received,
-            "groups": self._groups,
-            "commits": counters.commits,
-            "commits_failed": counters.commits_failed,
-            "facts": counters.facts,
-            "refreshes": counters.refreshes,
-            "errors": self._errors,
-            "replies_lost": self._commands.replies_lost,
-            "published": self._live.published,
-            "heals": self._heals,
-            "effects_sent": self._effects.sent,
-            "effects_backlog": self._effects.backlog,
-            "effects_dropped": self._effects.dropped,
-            "effects_failed": counters.effects_failed,
+            **self.statistics.fields(self._clock()),
             **self.groups.gauges(),
+            **self._backups.gauges(),
         }
+
+    def health(self) -> dict[str, Any]:
+        """Whether this engine can do its work."""
+        return health(self.armin, is_failing=self.statistics.is_failing(self._clock()))

@@ -19,8 +19,8 @@ class Service(Protocol):
 
     armin: Armin
 
-    def hello(self) -> dict[str, Any]:
-        """Fields of `hello`."""
+    def hello(self, role: str) -> dict[str, Any]:
+        """Fields of `hello` for a sender with this role."""
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges."""

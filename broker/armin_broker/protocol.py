@@ -20,6 +20,7 @@ FEATURES: Final[tuple[str, ...]] = (
     "roles",
     "health",
     "backup",
+    "epochs",
 )  # what a later daemon may have beyond the first armin/1
 DURABILITY: Final = {"journal_mode": "wal", "synchronous": "full", "fullfsync": True}
 
@@ -42,6 +43,8 @@ EFFECTS_PORT_OFFSET: Final = 2
 IPC_PATH_BYTES_MAX: Final = 107  # sun_path of a Unix socket, less its final NUL
 
 DATABASE_FILE: Final = "armin.db"
+KEYS_DIRECTORY: Final = "keys"
+BACKUPS_DIRECTORY: Final = "backups"  # under the engine's: what the op `backup` makes
 LOCK_SUFFIX: Final = ".lock"  # DATABASE_FILE + this: first line the owner's pid, second its state
 
 HEARTBEAT_MS: Final = 1000  # between two heartbeats on the live socket
@@ -146,7 +149,7 @@ class ErrorCode(StrEnum):
 
 
 class Fields(NamedTuple):
-    """What a command may carry besides ``op``: field names, in the order they are checked; who may give it."""
+    """What a command may carry besides ``op``, in the order that it is checked in, and who may give it."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -164,11 +167,11 @@ OPS: Final[dict[str, Fields]] = {
     "session": Fields((), ("session_id", "name")),
     "sessions": Fields((), ("after", "before", "limit", "closed")),
     "tails": Fields(("session_ids",)),
-    "read": Fields(("session_id",), ("after", "before", "limit", "reason")),
+    "read": Fields(("session_id",), ("after", "before", "limit", "reason", "epoch")),
     "snapshot": Fields(("session_id",), ("after", "limit")),
     "delta": Fields(("session_id",), ("after", "limit", "snapshot_position")),
     "refresh_snapshot": Fields((), (), ADMIN),
-    "log": Fields((), ("after", "limit")),
+    "log": Fields((), ("after", "limit", "epoch")),
     "sync": Fields(("token",)),
     "stats": Fields(),
     "health": Fields(),
@@ -200,6 +203,7 @@ EVENT_TYPES: Final = (SESSION_CREATED, MESSAGE_APPENDED, SESSION_CLOSED)
 
 HEARTBEAT_TOPIC: Final = b"heartbeat/"
 GOODBYE_TOPIC: Final = b"goodbye/"
+WELCOME_TOPIC: Final = b"welcome/"  # one frame, the epoch behind it: the first message of every connection
 FACT_TOPICS: Final = (b"created/", b"message/", b"closed/")
 
 

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 SLICES_AHEAD_MAX: Final = 2  # read but not yet compared
 REPORTS_KEPT: Final = 16  # results of past jobs that can still be asked for
 
+Failure = str  # why the file could not be read; says nothing about what is in it
+
 
 class Job:
     """One verification under way."""
@@ -25,7 +27,7 @@ class Job:
         self.number = number
         self._reader, self._connection = armin.file_reader()
         self._comparison = armin.comparison()
-        self._slices: queue.Queue[Slice | None] = queue.Queue(SLICES_AHEAD_MAX)
+        self._slices: queue.Queue[Slice | Failure | None] = queue.Queue(SLICES_AHEAD_MAX)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="verify", daemon=True)
         self._thread.start()
@@ -37,6 +39,8 @@ class Job:
                 self._put(piece)
                 if self._stop.is_set():
                     return
+        except (sqlite3.Error, OSError, MemoryError) as error:  # no difference: nobody knows
+            self._put(str(error) or type(error).__name__)
         except Exception as error:  # must reach whoever polls, not vanish with the thread
             logger.exception("verify failed")
             self._put(Slice(0, findings=[Finding(f"verify failed: {error!r}")]))
@@ -46,7 +50,7 @@ class Job:
                 self._connection.close()
             self._put(None)
 
-    def _put(self, piece: Slice | None) -> None:
+    def _put(self, piece: Slice | Failure | None) -> None:
         while not self._stop.is_set():
             try:
                 self._slices.put(piece, timeout=0.1)
@@ -54,14 +58,16 @@ class Job:
                 continue
             return
 
-    def step(self) -> Report | None:
-        """Compare one slice, if one has been read; the report after the last one."""
+    def step(self) -> Report | Failure | None:
+        """Compare one slice, if one has been read; the report after the last one, or why there is none."""
         try:
             piece = self._slices.get_nowait()
         except queue.Empty:
             return None
         if piece is None:
             return self._comparison.report(self._reader)
+        if isinstance(piece, Failure):
+            return piece
         self._comparison.compare(piece)
         return None
 
@@ -87,7 +93,7 @@ class Verifier:
         self._armin = armin
         self._job: Job | None = None
         self._number = 0
-        self._reports: dict[int, Report] = {}
+        self._reports: dict[int, Report | Failure] = {}
 
     @property
     def running(self) -> bool:
@@ -109,6 +115,10 @@ class Verifier:
         report = self._reports.get(number)
         if report is None:
             raise BadRequest(f"there is no verify job {number}", field="job")
+        if isinstance(report, Failure):
+            raise StorageFailed(
+                f"the file could not be read: {report}; verify again", reason="read", retry=False
+            )
         return {
             "job": number,
             "done": True,
@@ -140,7 +150,9 @@ class Verifier:
             self._job = None
             self._reports[job.number] = report
             self._reports.pop(job.number - REPORTS_KEPT, None)
-            if not report.equal:
+            if isinstance(report, Failure):
+                logger.error("verify could not read the file: %s", report)
+            elif not report.equal:
                 logger.error("verify found %d differences: %s", report.differences_count, report.differences)
 
     def stop(self) -> None:

@@ -52,13 +52,18 @@ def wall_clock() -> int:
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it was opened."""
+    """What the engine has done since it was opened; durations in nanoseconds."""
 
     commits: int = 0
     commits_failed: int = 0
+    commit_ns: int = 0  # of the last one: the transaction until it is on disk
     facts: int = 0
     effects_failed: int = 0
     refreshes: int = 0
+    refresh_ns: int | None = None  # of the last one
+    refreshed_at: int | None = None  # when it ended, milliseconds since the epoch
+    recovery_ns: int = 0  # opening the file, all of it
+    recovered_facts: int = 0
 
 
 class Armin(Derived):
@@ -93,6 +98,7 @@ class Armin(Derived):
         self._writing = threading.Lock()
         self._unannounced: deque[list[Event]] = deque()
         self._announcing = False
+        began = time.perf_counter_ns()
         self._store = SQLiteStore(path)
         try:
             recovery.recover(self._store, self, self.check_memory, progress)
@@ -101,6 +107,8 @@ class Armin(Derived):
             self._store.close()
             raise
         self._opened_with = self._store.sequences
+        self.counters.recovery_ns = time.perf_counter_ns() - began
+        self.counters.recovered_facts = self.position
 
     def close(self) -> None:
         """Close the file cleanly, and the subscriptions. Views already handed out stay readable."""
@@ -175,6 +183,7 @@ class Armin(Derived):
             sizes.append(plan.size)
         if not plan.size:
             return outcomes
+        began = time.perf_counter_ns()
         try:
             committed = self._store.commit(plan.facts, plan.keys, plan.rows)
         except StorageFailed as error:
@@ -183,6 +192,7 @@ class Armin(Derived):
                 error if after > before else self._outcome_without(command, stored, error)
                 for command, (before, after) in zip(commands, pairwise(sizes), strict=True)
             ]
+        self.counters.commit_ns = time.perf_counter_ns() - began
         events = self._derive(committed)
         self._unannounced.append(events)
         self._store.settled()
@@ -290,16 +300,27 @@ class Armin(Derived):
 
     def refresh_snapshot(self) -> int:
         """Fold the delta into the next snapshot; returns its position. Costs what the delta holds."""
-        self.counters.refreshes += self._snapshot.position != self.position
-        return self.fold()
+        counters, began = self.counters, time.perf_counter_ns()
+        if self._snapshot.position == self.position:
+            return self.position
+        position = self.fold()
+        counters.refreshes += 1
+        counters.refresh_ns, counters.refreshed_at = time.perf_counter_ns() - began, self._clock()
+        return position
 
     def verify(self) -> Report:
-        """Compare memory with the file, all of it, before anything else happens."""
+        """Compare memory with the file, all of it, before anything else happens.
+
+        Raises StorageFailed where the file cannot be read.
+        """
         comparison = self.comparison()
-        reader, connection = self.file_reader()
+        connection = None
         try:
+            reader, connection = self.file_reader()
             for piece in reader.slices():
                 comparison.compare(piece)
+        except sqlite3.Error as error:
+            raise StorageFailed(f"the file cannot be read: {error}", reason="read") from error
         finally:
             if connection is not None:
                 connection.close()

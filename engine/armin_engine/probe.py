@@ -158,13 +158,21 @@ def _holds_the_original_tables(connection: sqlite3.Connection) -> bool:
     return columns == _ORIGINAL_TABLES and all("AUTOINCREMENT" in sql.upper() for _, sql in found)
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file's contents are at fault, not its surroundings."""
+    return _code(error) in _BROKEN_CODES
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Text that is no UTF-8 is refused by Python's module, without a code.
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
+
+
 def reading_failed(path: Path, error: sqlite3.Error) -> OpenError:
     """The error for a file that SQLite would not read."""
-    # Text that is no UTF-8 is refused by Python's module, without a code.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code == sqlite3.SQLITE_NOTADB:
+    if _code(error) == sqlite3.SQLITE_NOTADB:
         return NotAnArminDatabase(f"{path} is no SQLite database; it was left as it is")
-    if code in _BROKEN_CODES:
+    if is_damage(error):
         return damaged(path, str(error))
     return OpenError(f"cannot open {path}: {error}")
 

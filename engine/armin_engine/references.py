@@ -36,7 +36,7 @@ _MESSAGES: Final = """
 """
 
 _GROUPS: Final = """
-    SELECT id, typeof(name) = 'text' AND length(name) > 0 AND json_valid(settings)
+    SELECT id, typeof(name) = 'text' AND name <> '' AND json_valid(settings)
            AND typeof(cursor) = 'integer' AND cursor BETWEEN 0 AND ?
            AND typeof(created_at) = 'integer'
     FROM worker_groups

@@ -18,6 +18,7 @@ from armin_engine.errors import CorruptDatabase
 from armin_engine.facts import Fact, Kind, pack_message
 from armin_engine.log import Log
 from armin_engine.plan import Session
+from armin_engine.probe import is_damage
 from armin_engine.references import broken_references
 from armin_engine.stored import (
     Identity,
@@ -116,7 +117,10 @@ class FileReader:
         self.total = 0
 
     def slices(self) -> Iterator[Slice]:
-        """The facts in order, then what the counts show. Pins the WAL while it lasts."""
+        """The facts in order, then what the counts show. Pins the WAL while it lasts.
+
+        Raises sqlite3.Error where the file cannot be read for want of anything but its contents.
+        """
         connection = self._connection
         own_transaction = not connection.in_transaction
         if own_transaction:
@@ -132,6 +136,8 @@ class FileReader:
                 yield self._take_piece()
             yield self._piece
         except (CorruptDatabase, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
+                raise
             yield Slice(self.total, self._piece.reads, [*self._piece.findings, self._broken_off(error)])
         finally:
             if own_transaction and connection.in_transaction:

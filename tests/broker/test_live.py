@@ -28,7 +28,10 @@ class Follower:
         self.socket.unsubscribe(protocol.sync_topic("t"))
 
     def receive(self) -> tuple[bytes, dict[str, Any]]:
-        topic, event = self.socket.recv_multipart()
+        topic, *event = self.socket.recv_multipart()
+        if topic.startswith(protocol.WELCOME_TOPIC):
+            return self.receive()
+        (event,) = event
         return topic, msgpack.unpackb(event)
 
     def facts(self, count: int) -> list[tuple[bytes, dict[str, Any]]]:

@@ -161,7 +161,10 @@ class Script:
 def test_it_subscribes_before_it_asks_for_anything() -> None:
     script = Script()
     script.asked("sync")
-    assert script.topics == [b"message/5/", b"closed/5/", b"heartbeat/", b"goodbye/", b"~sync/t1/"]
+    assert script.topics == [
+        *(b"message/5/", b"closed/5/", b"heartbeat/", b"goodbye/", b"welcome/"),
+        b"~sync/t1/",
+    ]
 
 
 def test_the_whole_log_takes_all_facts() -> None:
@@ -192,7 +195,7 @@ def test_the_token_s_topic_is_given_up_afterwards() -> None:
     script.handshake()
     script.asked("read")
     assert b"~sync/t1/" not in script.topics
-    assert len(script.topics) == 4
+    assert len(script.topics) == 5
 
 
 def test_nothing_is_read_before_the_token_and_events_before_it_are_dropped() -> None:
@@ -457,7 +460,7 @@ def test_another_engine_is_greeted_then_read_then_a_new_handshake_made() -> None
     assert script.delivered() == [message(3)]
     script.receive(beat_frames(100, engine="engine-2"))
     assert script.waits() == 3.0
-    assert sorted(script.topics) == [b"closed/5/", b"goodbye/", b"heartbeat/", b"message/5/"]
+    assert sorted(script.topics) == [b"closed/5/", b"goodbye/", b"heartbeat/", b"message/5/", b"welcome/"]
 
 
 @pytest.mark.parametrize("changes", [{"database": "other"}, {"epoch": "other"}])
@@ -472,6 +475,42 @@ def test_another_database_or_epoch_ends_with_an_error(changes: dict[str, Any]) -
     script.let_pass()
     with pytest.raises(CursorInvalid):
         script.answer("hello", replace(HELLO, engine="engine-2", **changes))
+
+
+def test_a_welcome_of_this_epoch_is_a_sign_of_life() -> None:
+    script = Script()
+    script.answer("sync", 100)
+    script.receive([b"welcome/epoch"])
+    script.let_pass()
+    script.go_live(1)
+    script.now += 2
+    script.receive([b"welcome/epoch"])
+    assert script.waits() == 3.0
+
+
+def test_a_welcome_of_another_epoch_ends_it() -> None:
+    script = Script()
+    script.go_live(1)
+    with pytest.raises(CursorInvalid, match="restored database"):
+        script.receive([b"welcome/restored"])
+
+    script = Script()
+    script.answer("sync", 100)
+    with pytest.raises(CursorInvalid, match="restored database"):  # before any event of it is looked at
+        script.receive([b"welcome/restored"])
+
+
+def test_pages_are_asked_for_with_the_epoch_where_the_engine_takes_it() -> None:
+    hello = replace(HELLO, features=("epochs",))
+    script = Script(LogFeed(100))
+    script.follower._hello = hello
+    script.handshake()
+    assert script.answer("log", EventPage((), False, 100)) == {"after": 100, "limit": 1000, "epoch": "epoch"}
+    script = Script()
+    script.follower._hello = hello
+    script.handshake()
+    asked = script.answer("read", page(1))
+    assert asked == {"session_id": SESSION, "after": 0, "limit": 1000, "epoch": "epoch"}
 
 
 def test_three_seconds_of_silence_lead_to_a_new_look() -> None:

@@ -122,6 +122,7 @@ _FIELDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "ping": lambda position: {"position": position},
     "sync": lambda position: {"position": position},
     "stats": dict,
+    "health": lambda health: {**_flat(health), "reasons": list(health.reasons)},
     "create_session": _session,
     "session": _session,
     "sessions": lambda page: {**_flat(page), "sessions": list(map(records.session_record, page.sessions))},

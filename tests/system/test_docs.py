@@ -14,7 +14,7 @@ import pytest
 import protocol_document as document
 from armin import client, following, outbox, sockets, working
 from armin.torture.checks import CHECKS
-from armin_broker import loop, protocol
+from armin_broker import authority, loop, protocol
 from armin_broker.commands import parse
 from armin_engine.errors import BadRequest, CommandError, EngineError
 from documented_types import kind
@@ -48,7 +48,7 @@ def test_every_op_has_its_row_and_its_section_and_there_are_no_others() -> None:
 @pytest.mark.parametrize("op", protocol.OPS)
 def test_the_fields_of_an_op_are_the_protocols(op: str) -> None:
     required, optional, *_ = summary()[op]
-    assert (document.names(required), document.names(optional)) == protocol.OPS[op]
+    assert (document.names(required), document.names(optional)) == protocol.OPS[op][:2]
     named = [(name, default == "required") for name, _, default in fields_of(op)]
     fields = protocol.OPS[op]
     assert named == [(name, True) for name in fields.required] + [(name, False) for name in fields.optional]
@@ -112,7 +112,7 @@ def story(peer: Peer) -> Iterator[tuple[str, dict[str, Any]]]:
 
     keyed = {"session_id": 1, "role": "user", "content": "x", "key": "k"}
     batch = {"session_id": 1, "messages": [{"role": "user", "content": "x"}], "key": "l"}
-    yield from (ask(op) for op in ("hello", "ping", "stats"))
+    yield from (ask(op) for op in ("hello", "ping", "stats", "health"))
     yield from (ask("create_session", name="n") for _ in range(2))
     yield from (ask("append", **keyed) for _ in range(2))
     yield from (ask("append_many", **batch) for _ in range(2))
@@ -318,6 +318,12 @@ def test_roles_and_features_are_the_protocols() -> None:
     (role,) = (row for row in document.table("Types", "type").rows if row[0] == "`role`")
     assert tuple(re.findall(r"`(\w+)`", role[2])) == protocol.ROLES
     assert document.table("Versions", "feature").column() == list(protocol.FEATURES)
+    rows = document.table("Keys and roles", "role").rows
+    assert [row[0].strip("`") for row in rows] == list(protocol.KEY_ROLES)
+    needed = {op: row[0].strip("`") for row in rows for op in document.names(row[1])}
+    assert needed == {op: fields.role for op, fields in protocol.OPS.items()}
+    effects = [row[0].strip("`") for row in rows if "effects" in row[2]]
+    assert tuple(effects) == authority.DOMAINS["effects"]
     assert protocol.PROTOCOL in document.headings()[0]
 
 

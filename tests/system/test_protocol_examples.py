@@ -10,6 +10,7 @@ import msgpack
 import zmq
 
 import protocol_document as document
+from armin_broker import protocol
 from harness import Engine, Peer
 from protocol_document import CAME, LIVE, SENT, Example
 
@@ -89,8 +90,9 @@ class Listener:
         self._socket = peer.open(zmq.SUB, engine.endpoint("live"), b"")
         for _ in range(400):
             peer.ask("sync", token="ready")
-            if self._socket.poll(50):
-                return
+            while self._socket.poll(50):
+                if self._socket.recv_multipart()[0] == protocol.sync_topic("ready"):
+                    return
         raise AssertionError("the live socket is silent")
 
     def hear(self, example: Example) -> list[bytes]:

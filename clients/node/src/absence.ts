@@ -2,7 +2,9 @@
 
 import { readFileSync, type Stats, statSync } from "node:fs";
 import { join } from "node:path";
-import { NoReply } from "./errors.js";
+import type { AccessKey } from "./accessKey.js";
+import type { Obstacle } from "./connection.js";
+import { NoReply, NotAuthorized } from "./errors.js";
 import { DATABASE_FILE, LOCK_SUFFIX } from "./protocol.js";
 import { type Target, TcpTarget } from "./target.js";
 
@@ -25,24 +27,64 @@ export interface Unanswered {
   readonly key?: string | null;
 }
 
-/** The error for a command that `target` left unanswered for `timeoutMs`. */
-export function noReply(target: Target, timeoutMs: number, { sent, writes, key }: Unanswered): NoReply {
+/** The error for a command that `target` left unanswered for `timeoutMs`; `obstacle` is in the way of a connection. */
+export function noReply(
+  target: Target,
+  timeoutMs: number,
+  unanswered: Unanswered,
+  obstacle: Obstacle | null = null,
+): NoReply | NotAuthorized {
+  if (obstacle === "refused") {
+    return refused(target, "the engine", unanswered);
+  }
+  const { sent } = unanswered;
   const seconds = `${timeoutMs / 1000} s`;
   const [reason, message] =
     target instanceof TcpTarget
-      ? atAddress(`${target.host}:${target.port}`, seconds, sent)
+      ? atAddress(target, seconds, sent, obstacle)
       : atDirectory(target.directory, target.commands, seconds, sent);
+  return new NoReply(message + outcome(unanswered), { reason, sent });
+}
+
+function outcome({ sent, writes, key }: Unanswered): string {
   const resend = key ? `, sending it again with the key ${key} cannot double it` : "";
-  return new NoReply(message + (sent && writes ? UNKNOWN_OUTCOME + resend : ""), { reason, sent });
+  return sent && writes ? UNKNOWN_OUTCOME + resend : "";
+}
+
+const ASKED_NOTHING: Unanswered = { sent: false, writes: false };
+
+/** The error for whoever is turned away by the engine, or by one of its sockets. */
+export function refused(target: Target, who: string, unanswered = ASKED_NOTHING): NotAuthorized {
+  const { key } = target;
+  const whose = key === null ? "this client" : `this key (${key.name}, ${key.role})`;
+  const place = target instanceof TcpTarget ? `${target.host}:${target.port}` : target.directory;
+  const message = `${who} at ${place} refused ${whose}, or does not know it`;
+  return new NotAuthorized(message + outcome(unanswered), { field: "key", reason: "key" });
 }
 
 type Finding = readonly [reason: string, message: string];
 
-function atAddress(place: string, seconds: string, sent: boolean): Finding {
+function atAddress({ host, port, key }: TcpTarget, seconds: string, sent: boolean, obstacle: Obstacle | null): Finding {
+  const place = `${host}:${port}`;
+  if (obstacle !== null) {
+    return ["handshake", `nothing got through to ${place} within ${seconds}: ${trouble(obstacle, key)}`];
+  }
   if (sent) {
     return ["silent", `something listens at ${place} but did not answer within ${seconds}`];
   }
   return ["unreachable", `nothing answered at ${place} within ${seconds}`];
+}
+
+/** What may be wrong where handshakes fail. */
+function trouble(obstacle: Obstacle, key: AccessKey | null): string {
+  if (key === null) {
+    const wants = obstacle === "mechanism" ? "wants a key" : "breaks off: it may want a key, or be no engine";
+    return `what listens there ${wants} (connect's option \`key\`, or ARMIN_KEY, names a key's file)`;
+  }
+  if (obstacle === "mechanism") {
+    return `what listens there takes no keys: is it the engine that the key ${key.name} is for?`;
+  }
+  return `what listens there breaks off: it may be another engine than the key ${key.name} is for, or take no keys`;
 }
 
 function atDirectory(directory: string, commands: string, seconds: string, sent: boolean): Finding {

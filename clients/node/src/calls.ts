@@ -8,10 +8,12 @@ import * as replies from "./replies.js";
 import type {
   Appended,
   AppendedMany,
+  BackupReport,
   BadRow,
   Closed,
   Cursor,
   EventPage,
+  Health,
   Hello,
   Id,
   MessagePage,
@@ -39,7 +41,9 @@ const KEYED: ReadonlySet<Op> = new Set<Op>(["create_session", "append", "append_
 const IN_LINE: ReadonlySet<Op> = new Set<Op>(["append", "append_many", "close_session"]);
 
 /** What a worker sends again by itself, or what another answer comes of the second time. */
-const ONCE: ReadonlySet<Op> = new Set<Op>(["lease", "nack", "extend", "requeue", "discard", "drop_group"]);
+const ONCE: ReadonlySet<Op> = new Set<Op>([
+  ...(["backup", "lease", "nack", "extend", "requeue", "discard", "drop_group"] as const),
+]);
 
 /** Fields of a command; those that are undefined or null were not given and are not sent. */
 export type Given = Readonly<Record<string, unknown>>;
@@ -85,7 +89,7 @@ export class Call<T> {
 
   /** Whether it may be sent again without doing anything twice. */
   get repeatable(): boolean {
-    return !ONCE.has(this.op);
+    return !ONCE.has(this.op) || this.fields["job"] !== undefined;
   }
 
   /**
@@ -172,6 +176,16 @@ export function sync(token: string): Call<number> {
 /** Counters and gauges. */
 export function stats(): Call<replies.Fields> {
   return new Call("stats", {}, replies.statistics);
+}
+
+/** Whether the engine can do its work. */
+export function health(): Call<Health> {
+  return new Call("health", {}, replies.health);
+}
+
+/** Begin a backup under this name, or ask how one gets on. */
+export function backup({ name, job }: { name?: string | undefined; job?: number } = {}): Call<replies.Fields> {
+  return new Call("backup", { name, job }, (fields) => fields);
 }
 
 /** Fold the delta into the next snapshot. */
@@ -302,11 +316,12 @@ export interface ReadFields {
   readonly before?: Cursor | undefined;
   readonly limit?: number | undefined;
   readonly reason?: string | undefined;
+  readonly epoch?: string | undefined;
 }
 
 /** A page of a session's messages. */
-export function read(sessionId: Id, { after, before, limit, reason }: ReadFields = {}): Call<MessagePage> {
-  return new Call("read", { session_id: sessionId, after, before, limit, reason }, replies.messagePage);
+export function read(sessionId: Id, { after, before, limit, reason, epoch }: ReadFields = {}): Call<MessagePage> {
+  return new Call("read", { session_id: sessionId, after, before, limit, reason, epoch }, replies.messagePage);
 }
 
 /** Where a page begins and what it holds at most. */
@@ -331,12 +346,31 @@ export function delta(sessionId: Id, { after, limit, snapshotPosition }: DeltaFi
   return new Call("delta", fields, replies.snapshotPage);
 }
 
-/** A page of the whole log. */
-export function log({ after, limit }: PageFields = {}): Call<EventPage> {
-  return new Call("log", { after, limit }, replies.eventPage);
+/** Which part of the log. */
+export interface LogFields extends PageFields {
+  readonly epoch?: string | undefined;
 }
 
-// --- verify ---------------------------------------------------------------------------------------
+/** A page of the whole log. */
+export function log({ after, limit, epoch }: LogFields = {}): Call<EventPage> {
+  return new Call("log", { after, limit, epoch }, replies.eventPage);
+}
+
+// --- verify and backup ---------------------------------------------------------------------------
+
+/** The report of a backup that is done, null for one that goes on. */
+export function backupReport(state: replies.Fields): BackupReport | null {
+  if (state["done"] !== true) {
+    return null;
+  }
+  return {
+    name: replies.text(state, "name"),
+    bytes: replies.integer(state, "bytes"),
+    position: replies.integer(state, "backup_position"),
+    head: replies.text(state, "head"),
+    durationMs: replies.integer(state, "duration_ms"),
+  };
+}
 
 /** Told how far a comparison is: facts checked, and their total. */
 export type Progress = (checked: number, total: number) => unknown;

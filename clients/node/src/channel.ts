@@ -1,12 +1,13 @@
 /** The side of requests that does the I/O: one reader hands each reply to whoever asked, so requests overlap. */
 
 import { performance } from "node:perf_hooks";
-import type { Dealer, Pull, Subscriber } from "zeromq";
+import type { Dealer, EventType, Pull, Subscriber } from "zeromq";
 import { onAbort } from "./aborting.js";
 import * as absence from "./absence.js";
 import type { Call } from "./calls.js";
+import { Connection } from "./connection.js";
 import { ArminError, ClientClosed } from "./errors.js";
-import { Outbox, type Transmission } from "./outbox.js";
+import { Outbox, type Request, type Transmission } from "./outbox.js";
 import type * as replies from "./replies.js";
 import * as sockets from "./sockets.js";
 import type { Target } from "./target.js";
@@ -52,8 +53,10 @@ abstract class Plug<S extends { readonly closed: boolean; close(): void }> {
 export class Channel extends Plug<Dealer> {
   readonly #open: () => Dealer;
   readonly #clock: Clock;
+  readonly #givenUp: (request: Request) => ArminError;
   readonly #outbox: Outbox;
-  #isConnected = false;
+  readonly #connection = new Connection();
+  #renewal: NodeJS.Timeout | undefined;
   #isSending = false;
   #timer: NodeJS.Timeout | undefined;
   #timerDue = Number.POSITIVE_INFINITY;
@@ -63,9 +66,11 @@ export class Channel extends Plug<Dealer> {
     super(open(), forget);
     this.#open = open;
     this.#clock = clock;
-    this.#outbox = new Outbox(timeoutMs, ({ call, wasSent }) =>
-      absence.noReply(target, timeoutMs, { sent: wasSent, writes: call.writes, key: call.key }),
-    );
+    this.#givenUp = ({ call, wasSent }) => {
+      const unanswered = { sent: wasSent, writes: call.writes, key: call.key };
+      return absence.noReply(target, timeoutMs, unanswered, this.#connection.obstacle);
+    };
+    this.#outbox = new Outbox(timeoutMs, this.#givenUp);
     this.#attend(this.socket);
   }
 
@@ -116,17 +121,32 @@ export class Channel extends Plug<Dealer> {
   /** Know whether an engine is connected. */
   async #watch(socket: Dealer): Promise<void> {
     for await (const { type } of socket.events) {
-      if (socket !== this.socket) {
-        continue; // until its end
-      }
-      if (type === "handshake") {
-        this.#isConnected = true;
-        this.#pump();
-      } else if (type === "disconnect") {
-        this.#isConnected = false;
-        setImmediate(() => this.#renew(socket)); // replies that have come are taken first
+      if (socket === this.socket) {
+        this.#heard(type, socket);
       }
     }
+  }
+
+  #heard(type: EventType, socket: Dealer): void {
+    switch (this.#connection.heard(type, this.#clock())) {
+      case "send":
+        this.#pump();
+        break;
+      case "tell":
+        this.#outbox.fail(this.#givenUp); // the next one waits for the next attempt
+        break;
+      case "renew":
+        setImmediate(() => this.#renew(socket)); // replies that have come are taken first
+        break;
+      case "renew later":
+        this.#renewLater(socket);
+        break;
+    }
+  }
+
+  #renewLater(socket: Dealer): void {
+    const pause = this.#connection.pauseLeft(this.#clock());
+    this.#renewal = setTimeout(() => this.#renew(socket), pause);
   }
 
   /** What waits in a socket whose connection is gone would go to the next engine, even if it was given up since. */
@@ -137,9 +157,13 @@ export class Channel extends Plug<Dealer> {
     try {
       this.socket = this.#open();
     } catch {
-      return; // no socket is to be had now; this one connects again by itself
+      // No socket is to be had now. Unless libzmq has given this one up, it connects again by itself.
+      if (this.#connection.hasGivenUp) {
+        this.#renewLater(socket);
+      }
+      return;
     }
-    this.#isConnected = false;
+    this.#connection.renewed();
     socket.close();
     this.#attend(this.socket);
   }
@@ -164,7 +188,7 @@ export class Channel extends Plug<Dealer> {
 
   /** What is sent while no engine is connected would wait for the next one, even if it was given up since. */
   #next(): Transmission | null {
-    return this.#isConnected ? this.#outbox.nextToSend() : null;
+    return this.#connection.isThere ? this.#outbox.nextToSend() : null;
   }
 
   /** Whether the socket took it. */
@@ -218,6 +242,7 @@ export class Channel extends Plug<Dealer> {
   /** Close its socket; requests under way reject with ClientClosed. */
   override close(): void {
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     clearImmediate(this.#afterPoll);
     super.close();
     this.#outbox.fail(() => new ClientClosed("this client was closed before the reply came"));
@@ -239,16 +264,69 @@ async function received(socket: Dealer | Subscriber | Pull): Promise<Buffer[] | 
   return null;
 }
 
+/** How an inlet gets its sockets, and what it says where the engine refuses its key. */
+export interface Source {
+  readonly open: () => Subscriber | Pull;
+  readonly refusal: () => ArminError;
+  /** Whether the socket's events are kept, so that refusals are seen. */
+  readonly isWatched: boolean;
+}
+
 /** A SUB or PULL socket, read message by message. */
 export class Inlet extends Plug<Subscriber | Pull> {
+  readonly #source: Source;
   readonly #clock: Clock;
+  readonly #connection = new Connection();
+  readonly #topics: string[] = [];
   #arrived: Buffer[] | null = null; // taken from the socket, not yet from here
   #isReceiving = false;
+  #refusal: ArminError | undefined;
+  #renewal: NodeJS.Timeout | undefined;
   #wake: () => void = () => {};
 
-  constructor(socket: Subscriber | Pull, forget: (plug: unknown) => void, clock: Clock) {
-    super(socket, forget);
+  constructor(source: Source, forget: (plug: unknown) => void, clock: Clock) {
+    super(source.open(), forget);
+    this.#source = source;
     this.#clock = clock;
+    if (source.isWatched) {
+      void this.#watch(this.socket);
+    }
+  }
+
+  /** libzmq connects anew by itself, but for where it has given up. */
+  async #watch(socket: Subscriber | Pull): Promise<void> {
+    for await (const { type } of socket.events) {
+      const consequence = socket === this.socket ? this.#connection.heard(type, this.#clock()) : undefined;
+      if (consequence === "tell") {
+        this.#refusal = this.#source.refusal();
+        this.#wake();
+      } else if (consequence === "renew later") {
+        this.#renewLater();
+      }
+    }
+  }
+
+  #renewLater(): void {
+    this.#renewal = setTimeout(() => this.#renew(), this.#connection.pauseLeft(this.#clock()));
+  }
+
+  #renew(): void {
+    const late = this.socket;
+    if (late.closed) {
+      return; // the news came after the close
+    }
+    try {
+      this.socket = this.#source.open();
+    } catch {
+      this.#renewLater(); // no socket is to be had now
+      return;
+    }
+    for (const topic of this.#topics) {
+      this.#subscriber().subscribe(topic);
+    }
+    this.#connection.renewed();
+    late.close();
+    void this.#watch(this.socket);
   }
 
   /**
@@ -258,6 +336,7 @@ export class Inlet extends Plug<Subscriber | Pull> {
    * called by one at a time.
    *
    * @throws ClientClosed this was closed.
+   * @throws NotAuthorized the engine refused the key.
    */
   async receive(deadline: number, signal?: AbortSignal): Promise<Buffer[] | undefined> {
     this.#check(signal);
@@ -275,6 +354,11 @@ export class Inlet extends Plug<Subscriber | Pull> {
   #check(signal: AbortSignal | undefined): void {
     signal?.throwIfAborted();
     this.checkOpen();
+    const refusal = this.#refusal;
+    this.#refusal = undefined;
+    if (refusal !== undefined) {
+      throw refusal;
+    }
   }
 
   #listen(): void {
@@ -282,12 +366,17 @@ export class Inlet extends Plug<Subscriber | Pull> {
       return;
     }
     this.#isReceiving = true;
+    const { socket } = this;
     const take = (frames: Buffer[] | null): void => {
       this.#arrived = frames;
       this.#isReceiving = false;
-      this.#wake();
+      if (socket === this.socket) {
+        this.#wake();
+      } else {
+        this.#listen(); // another one is in its place
+      }
     };
-    void received(this.socket).then(take);
+    void received(socket).then(take);
   }
 
   async #woken(deadline: number, signal: AbortSignal | undefined): Promise<void> {
@@ -306,12 +395,14 @@ export class Inlet extends Plug<Subscriber | Pull> {
   /** Take messages whose first frame begins with `topic`. */
   subscribe(topic: string): void {
     this.checkOpen();
+    this.#topics.push(topic);
     this.#subscriber().subscribe(topic);
   }
 
   /** Undo one `subscribe`. */
   unsubscribe(topic: string): void {
     this.checkOpen();
+    this.#topics.splice(this.#topics.indexOf(topic), 1);
     this.#subscriber().unsubscribe(topic);
   }
 
@@ -321,6 +412,7 @@ export class Inlet extends Plug<Subscriber | Pull> {
 
   /** Close its socket; who waits on it gets ClientClosed. */
   override close(): void {
+    clearTimeout(this.#renewal);
     super.close();
     this.#wake();
   }
@@ -344,18 +436,31 @@ export class Sockets {
   channel(timeoutMs: number = this.timeoutMs): Channel {
     return this.#keep(
       (forget) =>
-        new Channel(() => sockets.openCommands(this.target.commands), forget, this.target, timeoutMs, this.clock),
+        new Channel(
+          () => sockets.openCommands(this.target.commands, this.target.key),
+          forget,
+          this.target,
+          timeoutMs,
+          this.clock,
+        ),
     );
   }
 
   /** A new connection to the live socket. */
   live(endpoint: string): Inlet {
-    return this.#keep((forget) => new Inlet(sockets.openLive(endpoint), forget, this.clock));
+    return this.#inlet(() => sockets.openLive(endpoint, this.target.key), "the live socket");
   }
 
   /** A new connection to the effects socket. */
   effects(endpoint: string): Inlet {
-    return this.#keep((forget) => new Inlet(sockets.openEffects(endpoint), forget, this.clock));
+    return this.#inlet(() => sockets.openEffects(endpoint, this.target.key), "the effects socket");
+  }
+
+  #inlet(open: () => Subscriber | Pull, place: string): Inlet {
+    const { target } = this;
+    const refusal = (): ArminError => absence.refused(target, place);
+    const source = { open, refusal, isWatched: target.key !== null };
+    return this.#keep((forget) => new Inlet(source, forget, this.clock));
   }
 
   #keep<P extends { close(): void }>(open: (forget: (plug: unknown) => void) => P): P {

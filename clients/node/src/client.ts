@@ -12,13 +12,16 @@ import * as replies from "./replies.js";
 import type {
   Appended,
   AppendedMany,
+  BackupReport,
   Closed,
   Cursor,
   Event,
   EventPage,
   EventType,
+  Health,
   Hello,
   Id,
+  KeyContent,
   Message,
   MessagePage,
   NewMessage,
@@ -34,11 +37,16 @@ import { Boards } from "./tails.js";
 import { findTarget } from "./target.js";
 
 const TIMEOUT_MS = 5000; // that a request waits for its reply
-const VERIFY_POLL_MS = 100; // between two questions after a running comparison
+const JOB_POLL_MS = 100; // between two questions after a running comparison or backup
 
 export interface ConnectOptions {
   /** Milliseconds that each request waits for its reply before it rejects with NoReply: 5,000 unless given. */
   readonly timeoutMs?: number | undefined;
+  /**
+   * For `tcp://` alone: the path of a key file, which its owner alone may read, or what such a file holds. Without it,
+   * ARMIN_KEY of the environment names the file.
+   */
+  readonly key?: string | KeyContent | undefined;
 }
 
 export interface CreateSessionOptions extends calls.CreateSessionFields, Abortable {}
@@ -47,6 +55,7 @@ export interface AppendManyOptions extends calls.AppendManyFields, Abortable {}
 export interface SessionsOptions extends calls.SessionsFields, Abortable {}
 export interface ReadOptions extends calls.ReadFields, Abortable {}
 export interface PageOptions extends calls.PageFields, Abortable {}
+export interface LogOptions extends calls.LogFields, Abortable {}
 export interface DeltaOptions extends calls.DeltaFields, Abortable {}
 
 export interface VerifyOptions extends Abortable {
@@ -56,9 +65,16 @@ export interface VerifyOptions extends Abortable {
   readonly expect?: string | undefined;
 }
 
+export interface BackupOptions extends Abortable {
+  /** The file's name among the engine's backups; without it, the engine makes one of the time. */
+  readonly name?: string | undefined;
+}
+
 /** Where to go on: behind this seq or position. */
 export interface AfterOptions extends Abortable {
   readonly after?: Cursor | undefined;
+  /** As for `follow`. */
+  readonly epoch?: string | undefined;
 }
 
 export interface FollowOptions extends Following {
@@ -84,14 +100,15 @@ export interface EffectsOptions extends Abortable {
  * `target` is a data directory, `ipc://DIR` or `tcp://HOST:PORT`. Without it, ARMIN_URL or ARMIN_DIR of the
  * environment says where the engine is; where both are set, ARMIN_URL. An open client keeps the process alive.
  *
- * @throws TargetError neither `target` nor the environment says where the engine is.
+ * @throws TargetError neither `target` nor the environment says where the engine is; or the key cannot be used
+ * (`field` `key`).
  * @throws RangeError `timeoutMs` is not more than 0.
  */
-export function connect(target?: string, { timeoutMs = TIMEOUT_MS }: ConnectOptions = {}): Client {
+export function connect(target?: string, { timeoutMs = TIMEOUT_MS, key }: ConnectOptions = {}): Client {
   if (!(timeoutMs > 0)) {
     throw new RangeError(`timeoutMs must be more than 0, not ${timeoutMs}`);
   }
-  return new Client(new Sockets(findTarget(target, process.env), timeoutMs));
+  return new Client(new Sockets(findTarget(target, process.env, key), timeoutMs));
 }
 
 /**
@@ -139,6 +156,11 @@ export class Client extends GroupCommands {
     return this.channel.request(calls.stats(), signal);
   }
 
+  /** Whether the engine can do its work, and if not, why. */
+  async health({ signal }: Abortable = {}): Promise<Health> {
+    return this.channel.request(calls.health(), signal);
+  }
+
   /** Fold the delta into the next snapshot; the engine also does so by itself. */
   async refreshSnapshot({ signal }: Abortable = {}): Promise<Refreshed> {
     return this.channel.request(calls.refreshSnapshot(), signal);
@@ -161,7 +183,31 @@ export class Client extends GroupCommands {
         return report;
       }
       job = replies.integer(state, "job");
-      await pause(VERIFY_POLL_MS, signal);
+      await pause(JOB_POLL_MS, signal);
+    }
+  }
+
+  /**
+   * Have the engine make a verified copy of its database in its directory of backups, and wait for it.
+   *
+   * It holds every write acknowledged before, and does not hold up others. `name` is the file's, 1 to 128 of a-z, A-Z,
+   * 0-9, `.`, `_` and `-`, not beginning with a dot; without one it is named by its time and its position. It is not
+   * asked for again where no reply came: then it may be there or be under way, as where this is aborted.
+   *
+   * @throws Conflict there is a backup of this `name`, or another one is under way (`reason` `backup_exists`,
+   * `backup_running`).
+   * @throws StorageFailed it could not be made; nothing was left behind.
+   */
+  async backup({ name, signal }: BackupOptions = {}): Promise<BackupReport> {
+    let state = await this.channel.request(calls.backup({ name }), signal);
+    for (;;) {
+      const report = calls.backupReport(state);
+      if (report !== null) {
+        return report;
+      }
+      const job = replies.integer(state, "job");
+      await pause(JOB_POLL_MS, signal);
+      state = await this.channel.request(calls.backup({ job }), signal);
     }
   }
 
@@ -243,10 +289,10 @@ export class Client extends GroupCommands {
    * A page of a session: messages with a seq above `after`, or the page that ends below `before`.
    *
    * Always in ascending order. `limit` is 100 unless given; a page is at most 1 MiB but has at least one message.
-   * `reason: "heal"` lets the engine count reads that made up for lost live events.
+   * `reason: "heal"` lets the engine count reads that made up for lost live events. `epoch` is as for `follow`.
    *
    * @throws SessionNotFound there is no such session.
-   * @throws CursorInvalid the cursor is ahead of the session.
+   * @throws CursorInvalid the cursor is ahead of the session, or of another `epoch`.
    */
   async read(sessionId: Id, options: ReadOptions = {}): Promise<MessagePage> {
     return this.channel.request(calls.read(sessionId, options), options.signal);
@@ -269,26 +315,29 @@ export class Client extends GroupCommands {
   /**
    * A page of the whole database's facts in commit order, those after position `after`.
    *
-   * @throws CursorInvalid `after` is ahead of the log.
+   * @throws CursorInvalid `after` is ahead of the log, or of another `epoch`.
    */
-  async log(options: PageOptions = {}): Promise<EventPage> {
+  async log(options: LogOptions = {}): Promise<EventPage> {
     return this.channel.request(calls.log(options), options.signal);
   }
 
   /** Every message of a session with a seq above `after`, read page by page until none is left. */
-  messages(sessionId: Id, { after = 0, signal }: AfterOptions = {}): AsyncGenerator<Message, void, undefined> {
-    return this.#pages(() => new SessionFeed(sessionId, after), signal);
+  messages(sessionId: Id, { after = 0, ...options }: AfterOptions = {}): AsyncGenerator<Message, void, undefined> {
+    return this.#pages(() => new SessionFeed(sessionId, after), options);
   }
 
   /** Every fact after position `after`, read page by page until none is left. */
-  events({ after = 0, signal }: AfterOptions = {}): AsyncGenerator<Event, void, undefined> {
-    return this.#pages(() => new LogFeed(after), signal);
+  events({ after = 0, ...options }: AfterOptions = {}): AsyncGenerator<Event, void, undefined> {
+    return this.#pages(() => new LogFeed(after), options);
   }
 
-  async *#pages<T, P>(feedOf: () => Feed<T, P>, signal: AbortSignal | undefined): AsyncGenerator<T, void, undefined> {
+  async *#pages<T, P>(
+    feedOf: () => Feed<T, P>,
+    { epoch, signal }: Omit<AfterOptions, "after">,
+  ): AsyncGenerator<T, void, undefined> {
     const feed = feedOf();
     for (let more = true; more; ) {
-      const taken = feed.takePage(await this.channel.request(feed.pageCall(undefined), signal));
+      const taken = feed.takePage(await this.channel.request(feed.pageCall(undefined, epoch), signal));
       more = taken.more;
       for (const item of taken.items) {
         signal?.throwIfAborted();
@@ -303,13 +352,16 @@ export class Client extends GroupCommands {
    * Every message of a session with a seq above `after`: history first, then live.
    *
    * No gap, no repeat, in order, across restarts of the engine, for whose return it waits. Ends when the session is
-   * closed and everything was delivered. To go on later, store the last `seq` and give it as `after`. Uses a
-   * connection of its own, closed when the iteration ends. `onState` is called with each FollowState as it changes,
+   * closed and everything was delivered. To go on later, store the last `seq` with the engine's `epoch` (see `hello`)
+   * and give them as `after` and `epoch`: where a backup was restored meanwhile, the same `seq` may stand for another
+   * message. Uses a connection of its own, closed when the iteration ends. `onState` is called with each FollowState as it changes,
    * between the messages, first with "catching up"; what it throws ends the iteration.
    *
    * @throws NoReply no engine answers at the start.
    * @throws SessionNotFound there is no such session.
-   * @throws CursorInvalid `after` is ahead of the session, or the engine came back with another database.
+   * @throws CursorInvalid `after` is ahead of the session or of another `epoch`, or the engine came back with another
+   * database or a restored one.
+   * @throws NotAuthorized the engine does not take this client's key, or no longer.
    */
   follow(sessionId: Id, { after = 0, ...options }: FollowOptions = {}): AsyncGenerator<Message, void, undefined> {
     return this.#follow(() => new SessionFeed(sessionId, after), options);

@@ -115,7 +115,10 @@ export class ShuttingDown extends ArminError {
   protected static override readonly defaultRetry = true;
 }
 
-/** The engine refuses this caller. */
+/**
+ * The engine refuses this caller. `reason` is `role` where its key does not allow this command, `key` where the
+ * engine takes no command from it at all: it does not know the key, or no longer.
+ */
 export class NotAuthorized extends ArminError {
   protected static override readonly defaultCode = ErrorCode.NOT_AUTHORIZED;
 }
@@ -138,7 +141,8 @@ export class InternalError extends ArminError {
 /**
  * Nobody answered in time.
  *
- * `reason` is `no_directory`, `not_running`, `recovering`, `unreachable` or `silent`. `sent` is false where
+ * `reason` is `no_directory`, `not_running`, `recovering`, `unreachable`, `handshake` (no connection is
+ * agreed on: a key is wanted, or is for another engine) or `silent`. `sent` is false where
  * the command never left this process, so nothing can have come of it; where it is true, the outcome of a
  * write is unknown.
  */

@@ -48,8 +48,8 @@ export interface Feed<T, P = unknown> {
   readonly topics: readonly string[];
   /** Sessions of which it may have to ask where they end. */
   readonly sessionIds: readonly Id[];
-  /** The read that continues from the cursor. */
-  pageCall(reason: string | undefined): Call<P>;
+  /** The read that continues from the cursor, which belongs to `epoch` where that is known. */
+  pageCall(reason: string | undefined, epoch: string | undefined): Call<P>;
   /** Move the cursor over a page. */
   takePage(page: P): Taken<T>;
   /** Move the cursor over a live event, if it is the next one. */
@@ -75,8 +75,8 @@ export class SessionFeed implements Feed<Message, MessagePage> {
   }
 
   /** The read that continues from the cursor. */
-  pageCall(reason: string | undefined): Call<MessagePage> {
-    return calls.read(this.#sessionId, { after: this.cursor, limit: PAGE_ITEMS, reason });
+  pageCall(reason: string | undefined, epoch: string | undefined): Call<MessagePage> {
+    return calls.read(this.#sessionId, { after: this.cursor, limit: PAGE_ITEMS, reason, epoch });
   }
 
   /** Move the cursor over a page. */
@@ -151,8 +151,8 @@ export class LogFeed implements Feed<Event, EventPage> {
   }
 
   /** The read that continues from the cursor; the log has no field for the reason. */
-  pageCall(_reason: string | undefined): Call<EventPage> {
-    return calls.log({ after: this.cursor, limit: PAGE_ITEMS });
+  pageCall(_reason: string | undefined, epoch: string | undefined): Call<EventPage> {
+    return calls.log({ after: this.cursor, limit: PAGE_ITEMS, epoch });
   }
 
   /** Move the cursor over a page. */
@@ -214,6 +214,18 @@ export function logFeed(
   hello: Pick<Hello, "position">,
 ): LogFeed {
   return new LogFeed(after === "now" ? hello.position : after, types);
+}
+
+/**
+ * Whether a cursor that was kept with `epoch` may be used.
+ *
+ * @throws CursorInvalid the engine's is another one.
+ */
+export function checkEpoch(hello: Pick<Hello, "epoch">, epoch: string | undefined): void {
+  if (epoch !== undefined && epoch !== hello.epoch) {
+    const whose = `the cursor is of epoch ${epoch}, the engine's is ${hello.epoch}`;
+    throw new CursorInvalid(`${whose}: another or a restored database`);
+  }
 }
 
 /**

@@ -33,6 +33,7 @@ import type { FollowState, Hello, Id, Tails } from "./results.js";
 export const SYNC_INTERVAL = protocol.SYNC_RESEND_MS;
 export const LOST_AFTER = protocol.HEARTBEAT_LOST_MS; // of silence
 export const RETRY_PAUSE = 250; // ms between two looks for an engine that is away
+const EPOCHS = "epochs"; // the engine's feature that pages are asked for with an epoch
 export const GRACE = 250; // ms that an event may come later than a reply which counts it
 
 /** Subscribe to a topic. */
@@ -126,7 +127,8 @@ export class Follower<T> {
     this.#hello = hello;
     this.#options = options;
     this.#lastSign = this.#due = this.#giveUp = now;
-    for (const topic of [...feed.topics, protocol.HEARTBEAT_TOPIC, protocol.GOODBYE_TOPIC]) {
+    const { HEARTBEAT_TOPIC, GOODBYE_TOPIC, WELCOME_TOPIC } = protocol;
+    for (const topic of [...feed.topics, HEARTBEAT_TOPIC, GOODBYE_TOPIC, WELCOME_TOPIC]) {
       this.#actions.push({ kind: "subscribe", topic });
     }
     this.#tell("catching up");
@@ -149,7 +151,7 @@ export class Follower<T> {
       case "syncing":
         return this.#nextSync(now);
       case "reading":
-        return ask(this.#feed.pageCall(this.#reason), (page, at) => this.#paged(page, at));
+        return ask(this.#feed.pageCall(this.#reason, this.#knownEpoch()), (page, at) => this.#paged(page, at));
       case "live":
         return this.#nextLive();
       case "greeting":
@@ -196,12 +198,16 @@ export class Follower<T> {
    * @throws ProtocolError it is no message of Armin's.
    */
   received(frames: readonly Buffer[], now: number): void {
+    this.#lastSign = now;
     const [first, body] = frames;
-    if (first === undefined || body === undefined || frames.length !== 2) {
+    const topic = first?.toString("latin1") ?? "";
+    if (frames.length === 1 && topic.startsWith(protocol.WELCOME_TOPIC)) {
+      this.#checkIdentity(this.#hello.database, topic.slice(protocol.WELCOME_TOPIC.length));
+      return;
+    }
+    if (body === undefined || frames.length !== 2) {
       throw new ProtocolError(`a live message has ${frames.length} frames, not 2`);
     }
-    const topic = first.toString("latin1");
-    this.#lastSign = now;
     if (this.#phase === "syncing") {
       // Events before the token are in the pages that are read after it.
       if (topic === protocol.syncTopic(this.#token)) {
@@ -355,6 +361,11 @@ export class Follower<T> {
 
   #endSync(): void {
     this.#actions.push({ kind: "unsubscribe", topic: protocol.syncTopic(this.#token) });
+  }
+
+  /** To be told where the engine takes it: then no page can be of another epoch. */
+  #knownEpoch(): string | undefined {
+    return this.#hello.features.includes(EPOCHS) ? this.#hello.epoch : undefined;
   }
 
   #checkIdentity(database: string, epoch: string): void {

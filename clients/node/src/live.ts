@@ -6,7 +6,7 @@ import type { Call } from "./calls.js";
 import * as calls from "./calls.js";
 import type { Channel, Clock, Inlet, Sockets } from "./channel.js";
 import { type ArminError, ClientClosed, NoReply, SessionNotFound, ShuttingDown } from "./errors.js";
-import type { Feed } from "./feeds.js";
+import { checkEpoch, type Feed } from "./feeds.js";
 import { type Ask, type AskTail, Follower } from "./following.js";
 import type { FollowState, Hello, Id, Tails } from "./results.js";
 import type { Board, Boards } from "./tails.js";
@@ -18,6 +18,8 @@ export type Pending = Promise<ArminError | undefined>;
 export type Asks = Pick<Channel, "request">;
 
 export interface FollowOptions {
+  /** The engine's `epoch` (of `hello`) that `after` was kept with: with another one, the cursor is refused. */
+  readonly epoch?: string | undefined;
   /** Called with each change of how the following stands. What it throws ends the follow. */
   readonly onState?: ((state: FollowState) => void) | undefined;
   /** Ends the follow: what waits rejects with its reason, and nothing more is given. */
@@ -134,6 +136,7 @@ export async function* follow<T>(
   signal?.throwIfAborted();
   const hello = await channel.request(calls.hello(), signal);
   signal?.throwIfAborted(); // it may have been aborted before anybody listened
+  checkEpoch(hello, options.epoch);
   const feed = feedOf(hello);
   const endpoint = sockets.target.live(hello);
   const inlet = sockets.live(endpoint);

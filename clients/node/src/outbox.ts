@@ -383,9 +383,9 @@ export class Outbox {
   }
 
   /** End all requests so. */
-  fail(error: () => ArminError): void {
+  fail(error: (request: Request) => ArminError): void {
     for (const request of [...this.#requests.values()]) {
-      this.#finish(request, error());
+      this.#finish(request, error(request));
     }
   }
 }

@@ -8,6 +8,13 @@ export const PROTOCOL = "armin/1";
 
 export const ROLES = ["user", "assistant", "system", "tool"] as const;
 
+// What a key's holder may do; each may do what those before it may. Peers on ipc may do everything.
+export const READER = "reader";
+export const WRITER = "writer";
+export const WORKER = "worker";
+export const ADMIN = "admin";
+export const KEY_ROLES = [READER, WRITER, WORKER, ADMIN] as const;
+
 // Socket names: the files under an engine's directory, and the offset from the TCP port.
 export const COMMANDS_SOCKET = "commands.sock";
 export const LIVE_SOCKET = "live.sock";
@@ -55,6 +62,12 @@ export const LEASE_MS_MAX = 86_400_000; // one day; a `delay_ms` or `backoff_ms`
 export const ATTEMPTS_MAX = 1000; // `max_attempts` of a group
 export const REQUEST_BYTES_MAX = 64; // the `request` token of a `lease`
 export const NACK_REASON_BYTES_MAX = 1024; // the `reason` of a `nack`
+export const BACKUP_NAME_BYTES_MAX = 128; // the file name of a backup
+export const EFFECTS_BACKLOG_MAX = 10_000; // effects kept while nobody pulls; what goes over it is dropped
+export const EFFECTS_BACKLOG_BYTES_MAX = 64 << 20;
+export const LIVE_BACKLOG_MAX = 4096; // events that one subscriber does not take; what goes over it is dropped
+export const SUBSCRIPTION_BYTES_MAX = 512; // one frame to the live socket; a larger one closes the connection
+export const CONNECTIONS_MAX = 4096; // connections by ipc, and as many by tcp, over all sockets
 export const ID_MAX = (1n << 63n) - 1n;
 
 export const LIMITS = {
@@ -83,6 +96,16 @@ export const LIMITS = {
   polls: POLLS_MAX,
   wait_ms: WAIT_MS_MAX,
   lease_ms: LEASE_MS_MAX,
+  lease_bytes: LEASE_BYTES_MAX,
+  attempts: ATTEMPTS_MAX,
+  request_bytes: REQUEST_BYTES_MAX,
+  nack_reason_bytes: NACK_REASON_BYTES_MAX,
+  backup_name_bytes: BACKUP_NAME_BYTES_MAX,
+  effects_backlog: EFFECTS_BACKLOG_MAX,
+  effects_backlog_bytes: EFFECTS_BACKLOG_BYTES_MAX,
+  live_backlog: LIVE_BACKLOG_MAX,
+  subscription_bytes: SUBSCRIPTION_BYTES_MAX,
+  connections: CONNECTIONS_MAX,
 } as const;
 
 /** `error.code` of a failed reply. */
@@ -102,38 +125,46 @@ export const ErrorCode = {
   INTERNAL: "internal",
 } as const;
 
-const op = (required: readonly string[] = [], optional: readonly string[] = []) => ({ required, optional });
+type Names = readonly string[];
 
-/** What a command may carry besides `op`. */
+const op = (required: Names = [], optional: Names = [], role: (typeof KEY_ROLES)[number] = READER) => ({
+  required,
+  optional,
+  role,
+});
+
+/** What a command may carry besides `op`, and the least role that may give it. */
 export const OPS = {
   hello: op(),
   ping: op(),
-  create_session: op([], ["name", "meta", "key"]),
-  append: op(["session_id", "role", "content"], ["meta", "key", "after_key", "expect_seq"]),
-  append_many: op(["session_id", "messages"], ["key", "after_key", "expect_seq"]),
-  close_session: op(["session_id"]),
-  pipeline: op(["commands"]),
+  create_session: op([], ["name", "meta", "key"], WRITER),
+  append: op(["session_id", "role", "content"], ["meta", "key", "after_key", "expect_seq"], WRITER),
+  append_many: op(["session_id", "messages"], ["key", "after_key", "expect_seq"], WRITER),
+  close_session: op(["session_id"], [], WRITER),
+  pipeline: op(["commands"], [], WRITER),
   session: op([], ["session_id", "name"]),
   sessions: op([], ["after", "before", "limit", "closed"]),
   tails: op(["session_ids"]),
-  read: op(["session_id"], ["after", "before", "limit", "reason"]),
+  read: op(["session_id"], ["after", "before", "limit", "reason", "epoch"]),
   snapshot: op(["session_id"], ["after", "limit"]),
   delta: op(["session_id"], ["after", "limit", "snapshot_position"]),
-  refresh_snapshot: op(),
-  log: op([], ["after", "limit"]),
+  refresh_snapshot: op([], [], ADMIN),
+  log: op([], ["after", "limit", "epoch"]),
   sync: op(["token"]),
   stats: op(),
-  verify: op([], ["job", "at"]),
-  create_group: op(["group", "start"], ["types", "ordered", "max_attempts", "backoff_ms", "on_dead"]),
-  lease: op(["group"], ["max", "lease_ms", "wait_ms", "request"]),
-  ack: op(["group", "leases"]),
-  nack: op(["group", "leases"], ["reason", "delay_ms"]),
-  extend: op(["group", "leases"], ["lease_ms"]),
+  health: op(),
+  verify: op([], ["job", "at"], ADMIN),
+  backup: op([], ["name", "job"], ADMIN),
+  create_group: op(["group", "start"], ["types", "ordered", "max_attempts", "backoff_ms", "on_dead"], WORKER),
+  lease: op(["group"], ["max", "lease_ms", "wait_ms", "request"], WORKER),
+  ack: op(["group", "leases"], [], WORKER),
+  nack: op(["group", "leases"], ["reason", "delay_ms"], WORKER),
+  extend: op(["group", "leases"], ["lease_ms"], WORKER),
   groups: op([], ["group"]),
   dead_letters: op(["group"], ["after", "limit"]),
-  requeue: op(["group"], ["positions"]),
-  discard: op(["group"], ["positions"]),
-  drop_group: op(["group"]),
+  requeue: op(["group"], ["positions"], ADMIN),
+  discard: op(["group"], ["positions"], ADMIN),
+  drop_group: op(["group"], [], ADMIN),
 } as const;
 
 export type Op = keyof typeof OPS;
@@ -151,6 +182,7 @@ export const EVENT_TYPES = [SESSION_CREATED, MESSAGE_APPENDED, SESSION_CLOSED] a
 // Topics are ASCII; here they are strings.
 export const HEARTBEAT_TOPIC = "heartbeat/";
 export const GOODBYE_TOPIC = "goodbye/";
+export const WELCOME_TOPIC = "welcome/"; // one frame, the epoch behind it: the first message of every connection
 export const FACT_TOPICS = ["created/", "message/", "closed/"] as const;
 
 /** Topic of a session's creation. */

@@ -9,6 +9,7 @@ import type {
   Closed,
   Event,
   EventPage,
+  Health,
   Hello,
   Id,
   Message,
@@ -252,6 +253,7 @@ export function hello(fields: Fields): Hello {
     endpoints: table(fields, "endpoints"),
     limits: table(fields, "limits") as Readonly<Record<string, number>>,
     durability: table(fields, "durability"),
+    role: textOrNull(fields, "role"),
     position: position(fields),
   };
 }
@@ -347,4 +349,15 @@ function tail(item: unknown): Tail {
 /** Reply of `stats`: counters and gauges by name, as the engine names them. */
 export function statistics(fields: Fields): Fields {
   return Object.fromEntries(Object.entries(fields).filter(([name]) => name !== "ok"));
+}
+
+/** Reply of `health`. */
+export function health(fields: Fields): Health {
+  return {
+    live: truth(fields, "live"),
+    ready: truth(fields, "ready"),
+    state: text(fields, "state"),
+    reasons: texts(fields, "reasons"),
+    position: position(fields),
+  };
 }

@@ -191,7 +191,8 @@ export type FollowState = (typeof FollowState)[keyof typeof FollowState];
  * `features` lists what it can do beyond the first version of the protocol. `database` is the file's random
  * id, `epoch` is renewed by a restore, `engine` at every start. `endpoints` has a key `ipc`, `tcp` or both,
  * each a map of `commands`, `live` and `effects` to a file path or a port. `limits` are counts and bytes,
- * named as in docs/protocol.md.
+ * named as in docs/protocol.md. `role` is what this client may do: `reader`, `writer`, `worker` or `admin`; null
+ * where the engine does not say.
  */
 export interface Hello {
   readonly protocol: string;
@@ -203,7 +204,44 @@ export interface Hello {
   readonly endpoints: Readonly<Record<string, unknown>>;
   readonly limits: Readonly<Record<string, number>>;
   readonly durability: Readonly<Record<string, unknown>>;
+  readonly role: string | null;
   readonly position: number;
+}
+
+/** What a key file holds. `server` is the engine's public key, so that nobody can pass for the engine. */
+export interface KeyContent {
+  readonly armin_key: number;
+  readonly name: string;
+  readonly role: string;
+  readonly public: string;
+  readonly secret: string;
+  readonly server: string;
+}
+
+/**
+ * Whether the engine can do its work: `ready`, or the `reasons` why not.
+ *
+ * `state` is `serving`, `degraded` or `refusing_writes`; later engines may know others.
+ */
+export interface Health {
+  readonly live: boolean;
+  readonly ready: boolean;
+  readonly state: string;
+  readonly reasons: readonly string[];
+  readonly position: number;
+}
+
+/**
+ * A backup that was made and verified: the file's `name` among the engine's backups and its size in `bytes`.
+ *
+ * It holds the log up to `position`; `head` is the digest chain's head there, `POSITION:DIGEST`.
+ */
+export interface BackupReport {
+  readonly name: string;
+  readonly bytes: number;
+  readonly position: number;
+  readonly head: string;
+  readonly durationMs: number;
 }
 
 /** A row of the log that is not as it should be; 0 where a session, message or seq does not apply. */

@@ -1,6 +1,7 @@
 /** How each socket is set up. */
 
 import { context, Dealer, Pull, Subscriber } from "zeromq";
+import type { AccessKey, CurveOptions } from "./accessKey.js";
 import { TargetError } from "./errors.js";
 
 const LIVE_BUFFER_MAX = 1000; // events that wait in this process; each is at most 64 KiB and a little
@@ -26,28 +27,44 @@ const TCP = { heartbeatInterval: 5000, heartbeatTimeout: 15000 }; // millisecond
  * DEALER when it no longer is: what still waited in this one would go to the next engine, though it was given up
  * since. `sendTimeout`: what the socket cannot take now is refused now.
  */
-export function openCommands(endpoint: string): Dealer {
+export function openCommands(endpoint: string, key: AccessKey | null): Dealer {
   return connected(
     endpoint,
+    key,
     (options) => new Dealer({ ...options, sendTimeout: 0, receiveHighWaterMark: 0 }),
-    (socket) => void socket.events, // it keeps them from here on, so that none is missed
+    keepEvents,
   );
 }
 
 /** A SUB to the live socket, subscribed to nothing yet. */
-export function openLive(endpoint: string): Subscriber {
-  return connected(endpoint, (options) => {
-    // What a slow caller leaves lying is bounded: what the engine then drops is read again.
-    const socket = new Subscriber({ ...options, receiveHighWaterMark: LIVE_BUFFER_MAX });
-    // A subscription is sent like a message, and beyond the mark it would be lost.
-    (socket as unknown as RawOptions).setInt32Option(ZMQ_SNDHWM, 0);
-    return socket;
-  });
+export function openLive(endpoint: string, key: AccessKey | null): Subscriber {
+  return connected(
+    endpoint,
+    key,
+    (options) => {
+      // What a slow caller leaves lying is bounded: what the engine then drops is read again.
+      const socket = new Subscriber({ ...options, receiveHighWaterMark: LIVE_BUFFER_MAX });
+      // A subscription is sent like a message, and beyond the mark it would be lost.
+      (socket as unknown as RawOptions).setInt32Option(ZMQ_SNDHWM, 0);
+      return socket;
+    },
+    key === null ? undefined : keepEvents,
+  );
 }
 
 /** A PULL to the effects socket. */
-export function openEffects(endpoint: string): Pull {
-  return connected(endpoint, (options) => new Pull({ ...options, receiveHighWaterMark: EFFECTS_BUFFER_MAX }));
+export function openEffects(endpoint: string, key: AccessKey | null): Pull {
+  return connected(
+    endpoint,
+    key,
+    (options) => new Pull({ ...options, receiveHighWaterMark: EFFECTS_BUFFER_MAX }),
+    key === null ? undefined : keepEvents,
+  );
+}
+
+/** They are kept from here on, so that none is missed. */
+function keepEvents(socket: Connectable): void {
+  void socket.events;
 }
 
 interface RawOptions {
@@ -55,20 +72,22 @@ interface RawOptions {
 }
 
 interface Connectable {
+  readonly events: unknown;
   connect(endpoint: string): void;
   close(): void;
 }
 
-type Options = Readonly<typeof COMMON & Partial<typeof TCP> & { ipv6?: boolean }>;
+type Options = Readonly<typeof COMMON & Partial<typeof TCP> & { ipv6?: boolean } & Partial<CurveOptions>>;
 
 function connected<S extends Connectable>(
   endpoint: string,
+  key: AccessKey | null,
   open: (options: Options) => S,
   prepare: (socket: S) => void = () => {},
 ): S {
   const tcp = endpoint.startsWith("tcp://") ? TCP : {};
   const ipv6 = endpoint.startsWith("tcp://[") ? { ipv6: true } : {};
-  const socket = open({ ...COMMON, ...tcp, ...ipv6 });
+  const socket = open({ ...COMMON, ...tcp, ...ipv6, ...key?.curve });
   try {
     prepare(socket);
     socket.connect(endpoint);

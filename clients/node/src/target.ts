@@ -1,9 +1,10 @@
 /** Where the engine is: a data directory on this machine, or a TCP address. */
 
 import { basename, join, resolve } from "node:path";
+import { type AccessKey, KEY_VARIABLE, readKey } from "./accessKey.js";
 import { ProtocolError, TargetError } from "./errors.js";
 import { COMMANDS_SOCKET, IPC_PATH_BYTES_MAX } from "./protocol.js";
-import type { Hello } from "./results.js";
+import type { Hello, KeyContent } from "./results.js";
 
 export const URL_VARIABLE = "ARMIN_URL";
 export const DIR_VARIABLE = "ARMIN_DIR";
@@ -16,6 +17,8 @@ type Endpoints = Pick<Hello, "endpoints">;
 /** An engine on this machine, through the sockets in its data directory (an absolute path). */
 export class DirectoryTarget {
   readonly directory: string;
+  /** Whoever may use the directory needs none. */
+  readonly key = null;
 
   constructor(directory: string) {
     this.directory = directory;
@@ -54,10 +57,13 @@ export class DirectoryTarget {
 export class TcpTarget {
   readonly host: string;
   readonly port: number;
+  /** What lets this client in, where the engine asks for one. */
+  readonly key: AccessKey | null;
 
-  constructor(host: string, port: number) {
+  constructor(host: string, port: number, key: AccessKey | null = null) {
     this.host = host;
     this.port = port;
+    this.key = key;
   }
 
   /** Endpoint of the commands socket. */
@@ -79,11 +85,29 @@ export class TcpTarget {
 export type Target = DirectoryTarget | TcpTarget;
 
 /**
- * The engine meant by `target`, or by the environment where it is not given.
+ * The engine meant by `target`, or by the environment where it is not given; so, too, `key`, which is for TCP alone.
  *
- * @throws TargetError neither says where the engine is, or it cannot be understood.
+ * @throws TargetError neither says where the engine is, or it cannot be understood, or the key cannot be used.
  */
-export function findTarget(target: string | undefined, environment: NodeJS.ProcessEnv): Target {
+export function findTarget(
+  target: string | undefined,
+  environment: NodeJS.ProcessEnv,
+  key?: string | KeyContent,
+): Target {
+  const place = findPlace(target, environment);
+  if (place instanceof TcpTarget) {
+    const given = key ?? (environment[KEY_VARIABLE] || undefined);
+    return given === undefined ? place : new TcpTarget(place.host, place.port, readKey(given));
+  }
+  if (key !== undefined) {
+    throw new TargetError("a key is for tcp:// alone; in a directory, the permissions of its files decide", {
+      field: "key",
+    });
+  }
+  return place;
+}
+
+function findPlace(target: string | undefined, environment: NodeJS.ProcessEnv): Target {
   const text = target ?? (environment[URL_VARIABLE] || environment[DIR_VARIABLE]);
   if (target === undefined && !text) {
     throw new TargetError(

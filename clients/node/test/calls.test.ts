@@ -75,7 +75,9 @@ test("every call uses only fields that the protocol names", () => {
     calls.sync("t"),
     calls.stats(),
     calls.refreshSnapshot(),
+    calls.health(),
     calls.verify(1, { position: 7, digest: "0" }),
+    calls.backup({ name: "n", job: 1 }),
     calls.createSession({ name: "n", meta: { a: 1 } }),
     calls.append(1, "user", "c", { meta: { a: 1 }, expectSeq: 1 }),
     calls.appendMany(1, [{ role: "user", content: "c" }], { expectSeq: 1 }),
@@ -108,7 +110,10 @@ test("every call uses only fields that the protocol names", () => {
   const spoken = Object.keys(protocol.OPS).filter((op) => op !== "pipeline"); // each write goes by itself
   assert.deepEqual(new Set(made.map((call) => call.op)), new Set(spoken));
   for (const call of made) {
-    const { required, optional } = protocol.OPS[call.op] as { required: string[]; optional: string[] };
+    const { required, optional } = protocol.OPS[call.op] as {
+      required: readonly string[];
+      optional: readonly string[];
+    };
     const fields = Object.keys(sent(call));
     assert.ok(
       fields.every((field) => ["op", ...required, ...optional].includes(field)),

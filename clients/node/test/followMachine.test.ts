@@ -23,6 +23,7 @@ const HELLO: Hello = {
   endpoints: {},
   limits: {},
   durability: {},
+  role: null,
   position: 100,
 };
 const SECOND: Hello = { ...HELLO, engine: "engine-2" };

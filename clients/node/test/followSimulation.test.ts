@@ -20,7 +20,15 @@ const STEPS_MAX = 20_000; // a follower that needs more is stuck
 type Kind = "message_appended" | "session_closed" | "other";
 
 function hello(engine: number, position: number): Hello {
-  const rest = { protocol: "armin/1", version: "0", features: [], endpoints: {}, limits: {}, durability: {} };
+  const rest = {
+    protocol: "armin/1",
+    version: "0",
+    features: [],
+    endpoints: {},
+    limits: {},
+    durability: {},
+    role: null,
+  };
   return { ...rest, database: "database", epoch: "epoch", engine: `engine-${engine}`, position };
 }
 

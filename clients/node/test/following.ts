@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Subscriber } from "zeromq";
 import { Inlet, Sockets } from "../src/channel.js";
 import { Client } from "../src/client.js";
+import { NotAuthorized } from "../src/errors.js";
 import type { FollowOptions, FollowState, Id, Message, NewMessage } from "../src/index.js";
 import { DirectoryTarget } from "../src/target.js";
 import { waitUntil, within } from "./engine.js";
@@ -83,7 +84,8 @@ class NarrowSockets extends Sockets {
   override live(endpoint: string): Inlet {
     const socket = new Subscriber({ linger: 0, receiveHighWaterMark: 1 });
     socket.connect(endpoint);
-    const inlet = new Inlet(socket, () => {}, this.clock);
+    const source = { open: () => socket, isWatched: false, refusal: () => new NotAuthorized("not in this test") };
+    const inlet = new Inlet(source, () => {}, this.clock);
     this.#inlets.push(inlet);
     return inlet;
   }

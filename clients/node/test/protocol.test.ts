@@ -20,7 +20,7 @@ def plain(value):
     if isinstance(value, bytes):
         return value.decode("ascii")
     if isinstance(value, protocol.Fields):
-        return {"required": list(value.required), "optional": list(value.optional)}
+        return {"required": list(value.required), "optional": list(value.optional), "role": value.role}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -35,8 +35,8 @@ constants["topics"] = [
 print(json.dumps(constants))
 `;
 
-/** Of the daemon alone: what it offers, and how it stores. */
-const NOT_FOR_CLIENTS = ["FEATURES", "DURABILITY"];
+/** Of the daemon alone: what it offers, how it stores, and where. */
+const NOT_FOR_CLIENTS = ["FEATURES", "DURABILITY", "KEYS_DIRECTORY", "BACKUPS_DIRECTORY"];
 
 function engineConstants(): Record<string, unknown> {
   const python = join(dirname(engineCommand()), "python");

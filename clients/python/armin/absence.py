@@ -21,13 +21,24 @@ class _Owner(NamedTuple):
     state: str
 
 
-def no_reply(target: Target, timeout: float, *, sent: bool, writes: bool, key: str | None = None) -> NoReply:
+def no_reply(
+    target: Target,
+    timeout: float,
+    *,
+    sent: bool,
+    writes: bool,
+    key: str | None = None,
+    nobody: bool = False,
+) -> NoReply:
     """The error for a command that `target` left unanswered for `timeout` seconds.
 
-    `sent` tells whether the command left this process, `writes` whether it would have changed anything.
+    `sent` tells whether the command left this process, `writes` whether it would have changed anything,
+    `nobody` that not even a connection was taken.
     """
     if isinstance(target, TcpTarget):
         reason, message = _at_address(target, timeout, sent)
+        if not sent and not nobody:
+            message += f"; {_about_keys(target)}"
     else:
         reason, message = _at_directory(target, timeout, sent)
     if sent and writes:
@@ -40,6 +51,13 @@ def _at_address(target: TcpTarget, timeout: float, sent: bool) -> tuple[str, str
     if sent:
         return "silent", f"something listens at {place} but did not answer within {timeout:g} s"
     return "unreachable", f"nothing answered at {place} within {timeout:g} s"
+
+
+def _about_keys(target: TcpTarget) -> str:
+    """What may be wrong where a connection is taken, and cut before a word is said."""
+    if target.credentials is None:
+        return "if an engine is there, it may ask for a key (ARMIN_KEY)"
+    return f"if an engine is there, the key {target.credentials.name} was made for another one"
 
 
 def _at_directory(target: DirectoryTarget, timeout: float, sent: bool) -> tuple[str, str]:

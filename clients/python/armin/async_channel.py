@@ -17,13 +17,15 @@ import zmq.asyncio
 from armin import sockets
 from armin.calls import Call, Received
 from armin.channel import Clock
-from armin.errors import ArminError, ClientClosed
+from armin.credentials import Credentials
+from armin.errors import ArminError, ClientClosed, NotAuthorized
 from armin.outbox import Answer, Outbox, given_up
 from armin.target import Target
 
 T = TypeVar("T")
 
 Socket = zmq.asyncio.Socket
+Opener = Callable[[zmq.Context[Socket], str, Credentials | None], sockets.Opened[Socket]]
 
 _BLOCKED: Final = 0.02  # seconds until a socket that takes nothing is tried again
 _FLOOD_MAX: Final = 64  # messages taken in a row before other tasks get a turn
@@ -32,8 +34,9 @@ _FLOOD_MAX: Final = 64  # messages taken in a row before other tasks get a turn
 class Plug:
     """A socket and what it takes to tell its closing from the cancellation of a task that waits on it."""
 
-    def __init__(self, socket: Socket, forget: Callable[[Plug], None]) -> None:
-        self.socket = socket
+    def __init__(self, opened: sockets.Opened[Socket], forget: Callable[[Plug], None]) -> None:
+        self.socket = opened.socket
+        self._opened = opened
         self._forget = forget
 
     def check_open(self) -> None:
@@ -52,9 +55,26 @@ class Plug:
                 raise ClientClosed("this client is closed") from None
             raise
 
+    def check_allowed(self) -> None:
+        """Raise NotAuthorized if the engine has refused our key."""
+        self._opened.check()
+
+    async def poll(self, milliseconds: int | None) -> bool:
+        """Whether a message is there in time. Raises NotAuthorized as soon as our key is refused."""
+        refusal = self._opened.refusal
+        with self.waiting():
+            if refusal is None:
+                return bool(await self.socket.poll(milliseconds))
+            poller = zmq.asyncio.Poller()
+            poller.register(self.socket, zmq.POLLIN)
+            poller.register(refusal.socket, zmq.POLLIN)
+            ready = await poller.poll(-1 if milliseconds is None else milliseconds)
+        self.check_allowed()
+        return any(each is self.socket for each, _ in ready)
+
     def close(self) -> None:
         """Close the socket. Closing twice is fine."""
-        self.socket.close(0)
+        self._opened.close()
         self._forget(self)
 
 
@@ -129,6 +149,11 @@ class AsyncChannel:
 
     def _tick(self) -> None:
         self._outbox.tick(self._clock())
+        try:
+            self._plug.check_allowed()
+        except NotAuthorized as error:
+            message = error.message
+            self._outbox.fail(lambda: NotAuthorized(message, field="key"))
         if not self._plug.socket.closed:
             self._pump()
 
@@ -185,9 +210,8 @@ class AsyncInlet:
         except zmq.Again:
             self._in_a_row = 0
         left = max(0.0, deadline - self._clock())
-        with self._plug.waiting():
-            # Polling first: a receive that is cancelled after its message came would lose it.
-            ready = await self._plug.socket.poll(None if left == math.inf else math.ceil(1000 * left))
+        # Polling first: a receive that is cancelled after its message came would lose it.
+        ready = await self._plug.poll(None if left == math.inf else math.ceil(1000 * left))
         return await self._plug.socket.recv_multipart(zmq.NOBLOCK) if ready else None
 
     def subscribe(self, topic: bytes) -> None:
@@ -240,10 +264,10 @@ class AsyncSockets:
         """A new connection to the effects socket."""
         return AsyncInlet(self._plug(sockets.open_effects, endpoint), self.clock)
 
-    def _plug(self, opener: Callable[[zmq.Context[Socket], str], Socket], endpoint: str) -> Plug:
+    def _plug(self, opener: Opener, endpoint: str) -> Plug:
         if self._closed:
             raise ClientClosed("this client is closed")
-        plug = Plug(opener(self._context, endpoint), self._plugs.discard)
+        plug = Plug(opener(self._context, endpoint, self.target.credentials), self._plugs.discard)
         self._plugs.add(plug)
         return plug
 

@@ -17,17 +17,19 @@ from armin.async_channel import AsyncSockets
 from armin.async_groups import AsyncGroupCommands
 from armin.async_live import AsyncQuestions, Pending, drive
 from armin.client import TIMEOUT, VERIFY_POLL, positive
-from armin.feeds import Feed, LogFeed, SessionFeed, checked_types, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, log_feed
 from armin.following import Follower
 from armin.heads import parse_head
 from armin.live import new_token, unheard
 from armin.results import (
     Appended,
     AppendedMany,
+    BackupReport,
     Closed,
     Event,
     EventPage,
     FollowState,
+    Health,
     Hello,
     Message,
     MessagePage,
@@ -49,13 +51,14 @@ def connect_async(
     target: str | os.PathLike[str] | None = None,
     *,
     timeout: float = TIMEOUT,
+    key: str | os.PathLike[str] | None = None,
     context: zmq.asyncio.Context | None = None,
 ) -> AsyncClient:
     """The asyncio twin of `connect`: `async with armin.connect_async(...) as client`.
 
     Takes and raises what `connect` does. The client belongs to the event loop that first uses it.
     """
-    return AsyncClient(AsyncSockets(find_target(target, os.environ), positive(timeout), context))
+    return AsyncClient(AsyncSockets(find_target(target, os.environ, key), positive(timeout), context))
 
 
 class AsyncClient(AsyncGroupCommands):
@@ -100,6 +103,10 @@ class AsyncClient(AsyncGroupCommands):
         """Counters and gauges of the engine by name."""
         return await self._channel.request(calls.stats())
 
+    async def health(self) -> Health:
+        """Whether the engine can do its work, and why not."""
+        return await self._channel.request(calls.health())
+
     async def refresh_snapshot(self) -> Refreshed:
         """Fold the delta into the next snapshot; the engine also does so by itself."""
         return await self._channel.request(calls.refresh_snapshot())
@@ -113,6 +120,14 @@ class AsyncClient(AsyncGroupCommands):
         while (report := calls.verify_report(state, progress, kept)) is None:
             await asyncio.sleep(VERIFY_POLL)
             state = await self._channel.request(calls.verify(replies.integer(state, "job"), kept))
+        return report
+
+    async def backup(self, name: str | None = None) -> BackupReport:
+        """Have the engine make a verified copy of its database in DIR/backups, and wait for it."""
+        state = await self._channel.request(calls.backup(name))
+        while (report := calls.backup_report(state)) is None:
+            await asyncio.sleep(VERIFY_POLL)
+            state = await self._channel.request(calls.backup(job=replies.integer(state, "job")))
         return report
 
     # --- writes ---
@@ -180,9 +195,10 @@ class AsyncClient(AsyncGroupCommands):
         before: int | None = None,
         limit: int | None = None,
         reason: str | None = None,
+        epoch: str | None = None,
     ) -> MessagePage:
         """A page of a session: messages with a seq above `after`, or the page that ends below `before`."""
-        return await self._channel.request(calls.read(session_id, after, before, limit, reason))
+        return await self._channel.request(calls.read(session_id, after, before, limit, reason, epoch))
 
     async def snapshot(
         self, session_id: int, *, after: int | None = None, limit: int | None = None
@@ -201,22 +217,26 @@ class AsyncClient(AsyncGroupCommands):
         """A page of what a session gained since the snapshot. For everyday use, `read`."""
         return await self._channel.request(calls.delta(session_id, after, limit, snapshot_position))
 
-    async def log(self, *, after: int | None = None, limit: int | None = None) -> EventPage:
+    async def log(
+        self, *, after: int | None = None, limit: int | None = None, epoch: str | None = None
+    ) -> EventPage:
         """A page of the whole database's facts in commit order, those after position `after`."""
-        return await self._channel.request(calls.log(after, limit))
+        return await self._channel.request(calls.log(after, limit, epoch))
 
-    def messages(self, session_id: int, after: int = 0) -> AsyncGenerator[Message, None]:
+    def messages(
+        self, session_id: int, after: int = 0, *, epoch: str | None = None
+    ) -> AsyncGenerator[Message, None]:
         """Every message of a session with a seq above `after`, read page by page until none is left."""
-        return self._pages(SessionFeed(session_id, after))
+        return self._pages(SessionFeed(session_id, after), epoch)
 
-    def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
+    def events(self, after: int = 0, *, epoch: str | None = None) -> AsyncGenerator[Event, None]:
         """Every fact after position `after`, read page by page until none is left."""
-        return self._pages(LogFeed(after))
+        return self._pages(LogFeed(after), epoch)
 
-    async def _pages(self, feed: Feed[T]) -> AsyncGenerator[T, None]:
+    async def _pages(self, feed: Feed[T], epoch: str | None) -> AsyncGenerator[T, None]:
         more = True
         while more:
-            items, more, _ = feed.take_page(await self._channel.request(feed.page_call(None)))
+            items, more, _ = feed.take_page(await self._channel.request(feed.page_call(None, epoch)))
             for item in items:
                 yield item
 
@@ -227,27 +247,33 @@ class AsyncClient(AsyncGroupCommands):
         session_id: int,
         after: int = 0,
         *,
+        epoch: str | None = None,
         on_state: Callable[[FollowState], object] | None = None,
     ) -> AsyncGenerator[Message, None]:
         """Every message of a session with a seq above `after`: history first, then live."""
-        return self._follow(lambda hello: SessionFeed(session_id, after), on_state)
+        return self._follow(lambda hello: SessionFeed(session_id, after), epoch, on_state)
 
     def follow_all(
         self,
         after: int | Literal["now"] | None = 0,
         *,
+        epoch: str | None = None,
         types: Iterable[str] | None = None,
         on_state: Callable[[FollowState], object] | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Every fact of the whole database behind position `after`: the log first, then live; never ends."""
         wanted = checked_types(types)
-        return self._follow(lambda hello: log_feed(after, wanted, hello), on_state)
+        return self._follow(lambda hello: log_feed(after, wanted, hello), epoch, on_state)
 
     async def _follow(
-        self, feed_of: Callable[[Hello], Feed[T]], on_state: Callable[[FollowState], object] | None
+        self,
+        feed_of: Callable[[Hello], Feed[T]],
+        epoch: str | None,
+        on_state: Callable[[FollowState], object] | None,
     ) -> AsyncGenerator[T, None]:
         sockets = self._sockets
         hello = await self.hello()
+        check_epoch(hello, epoch)
         feed = feed_of(hello)
         endpoint = sockets.target.live(hello)
         with sockets.live(endpoint) as live, self._boards.joined(hello, feed.session_ids) as board:

@@ -18,9 +18,11 @@ from armin.keys import new_key
 from armin.results import (
     Appended,
     AppendedMany,
+    BackupReport,
     BadRow,
     Closed,
     EventPage,
+    Health,
     Hello,
     MessagePage,
     NewMessage,
@@ -45,7 +47,7 @@ WRITES: Final = frozenset(
 KEYED: Final = frozenset({"create_session", "append", "append_many", "close_session"})  # or need no key
 IN_LINE: Final = frozenset({"append", "append_many", "close_session"})  # in order within their session
 # What a worker sends again by itself, or what another answer comes of the second time.
-ONCE: Final = frozenset({"lease", "nack", "extend", "requeue", "discard", "drop_group"})
+ONCE: Final = frozenset({"backup", "lease", "nack", "extend", "requeue", "discard", "drop_group"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Call(Generic[T]):
     @property
     def repeatable(self) -> bool:
         """Whether it may be sent again without doing anything twice."""
-        return self.op not in ONCE
+        return self.op not in ONCE or self.fields.get("job") is not None
 
     def encode(self) -> bytes:
         """The command as it goes over the wire.
@@ -211,6 +213,11 @@ def stats() -> Call[dict[str, Any]]:
     return Call("stats", {}, replies.statistics)
 
 
+def health() -> Call[Health]:
+    """Whether it can do its work."""
+    return Call("health", {}, replies.health)
+
+
 def refresh_snapshot() -> Call[Refreshed]:
     """Fold the delta into the next snapshot."""
     return Call("refresh_snapshot", {}, replies.refreshed)
@@ -220,6 +227,11 @@ def verify(job: int | None = None, expect: Head | None = None) -> Call[replies.F
     """Begin a comparison of memory and file, or ask how one gets on."""
     at = None if expect is None else expect.position
     return Call("verify", {"job": job, "at": at}, lambda fields: fields)
+
+
+def backup(name: str | None = None, job: int | None = None) -> Call[replies.Fields]:
+    """Begin a backup, or ask how one gets on."""
+    return Call("backup", {"name": name, "job": job}, lambda fields: fields)
 
 
 # --- writes ---------------------------------------------------------------------------------------
@@ -320,9 +332,17 @@ def read(
     before: int | None = None,
     limit: int | None = None,
     reason: str | None = None,
+    epoch: str | None = None,
 ) -> Call[MessagePage]:
     """A page of a session's messages."""
-    fields = {"session_id": session_id, "after": after, "before": before, "limit": limit, "reason": reason}
+    fields = {
+        "session_id": session_id,
+        "after": after,
+        "before": before,
+        "limit": limit,
+        "reason": reason,
+        "epoch": epoch,
+    }
     return Call("read", fields, replies.message_page, pages.message_page)
 
 
@@ -345,12 +365,25 @@ def delta(
     return Call("delta", fields, replies.snapshot_page, pages.snapshot_page)
 
 
-def log(after: int | None = None, limit: int | None = None) -> Call[EventPage]:
+def log(after: int | None = None, limit: int | None = None, epoch: str | None = None) -> Call[EventPage]:
     """A page of the whole log."""
-    return Call("log", {"after": after, "limit": limit}, replies.event_page, pages.event_page)
+    return Call("log", {"after": after, "limit": limit, "epoch": epoch}, replies.event_page, pages.event_page)
 
 
-# --- verify ---------------------------------------------------------------------------------------
+# --- verify and backup -----------------------------------------------------------------------------
+
+
+def backup_report(state: replies.Fields) -> BackupReport | None:
+    """The report of a backup that is done, None for one that goes on."""
+    if state.get("done") is not True:
+        return None
+    return BackupReport(
+        replies.text(state, "name"),
+        replies.integer(state, "bytes"),
+        replies.integer(state, "backup_position"),
+        replies.text(state, "head"),
+        replies.integer(state, "duration_ms"),
+    )
 
 
 def verify_report(

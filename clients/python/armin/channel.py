@@ -17,6 +17,7 @@ import zmq
 
 from armin import sockets
 from armin.calls import Call
+from armin.credentials import Credentials
 from armin.errors import ClientClosed
 from armin.outbox import Answer, Outbox, given_up
 from armin.target import Target
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 Socket = zmq.Socket[bytes]
 Clock = Callable[[], float]
+Opener = Callable[[zmq.Context[Socket], str, Credentials | None], sockets.Opened[Socket]]
 
 # Seconds until a clock is looked at again; the handler of a signal that another thread took waits as long.
 _WAIT_MAX: Final = 1.0
@@ -38,8 +40,9 @@ class Plug:
     libzmq sockets must not be closed under a thread that waits on them, so whoever closes wakes it first.
     """
 
-    def __init__(self, socket: Socket, forget: Callable[[Plug], None], clock: Clock) -> None:
-        self.socket = socket
+    def __init__(self, opened: sockets.Opened[Socket], forget: Callable[[Plug], None], clock: Clock) -> None:
+        self.socket = opened.socket
+        self._opened = opened
         self.lock = threading.Lock()
         self.clock = clock
         self._forget = forget
@@ -49,10 +52,12 @@ class Plug:
         try:
             self._woken, self._waker = socketpair()
         except BaseException:
-            socket.close(0)
+            opened.close()
             raise
         self._poller = zmq.Poller()
         self._poller.register(self._woken.fileno(), zmq.POLLIN)
+        if opened.refusal is not None:
+            self._poller.register(opened.refusal.socket, zmq.POLLIN)
         self._event = 0  # what is waited for on the socket
 
     def wait(self, event: int, deadline: float) -> bool:
@@ -60,6 +65,7 @@ class Plug:
 
         Raises:
             ClientClosed: somebody closed it meanwhile.
+            NotAuthorized: the engine refused our key.
         """
         if event != self._event:
             self._poller.register(self.socket, event)
@@ -70,6 +76,7 @@ class Plug:
             ready = self._poller.poll(math.ceil(1000 * max(0.0, min(left, _WAIT_MAX))))
             if any(each is self.socket for each, _ in ready):
                 return True
+            self._opened.check()
             if left <= 0:
                 return False
 
@@ -86,7 +93,7 @@ class Plug:
                 if os.getpid() == self._process:
                     self._waker.send(b"x")
         with self.lock:
-            self.socket.close(0)
+            self._opened.close()
             self._woken.close()
             self._waker.close()
         self._forget(self)
@@ -294,11 +301,13 @@ class Sockets:
         """A new connection to the effects socket."""
         return Inlet(self._plug(sockets.open_effects, endpoint))
 
-    def _plug(self, opener: Callable[[zmq.Context[Socket], str], Socket], endpoint: str) -> Plug:
+    def _plug(self, opener: Opener, endpoint: str) -> Plug:
         with self._lock:
             if self._closed:
                 raise ClientClosed("this client is closed")
-            plug = Plug(opener(self._context, endpoint), self._plugs.discard, self.clock)
+            plug = Plug(
+                opener(self._context, endpoint, self.target.credentials), self._plugs.discard, self.clock
+            )
             self._plugs.add(plug)
         return plug
 

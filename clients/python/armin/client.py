@@ -13,7 +13,7 @@ import zmq
 
 from armin import calls, replies
 from armin.channel import Channel, Sockets
-from armin.feeds import Feed, LogFeed, SessionFeed, checked_types, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, log_feed
 from armin.following import Follower
 from armin.groups import GroupCommands
 from armin.heads import parse_head
@@ -22,10 +22,12 @@ from armin.pipeline import Pipeline
 from armin.results import (
     Appended,
     AppendedMany,
+    BackupReport,
     Closed,
     Event,
     EventPage,
     FollowState,
+    Health,
     Hello,
     Message,
     MessagePage,
@@ -50,6 +52,7 @@ def connect(
     target: str | os.PathLike[str] | None = None,
     *,
     timeout: float = TIMEOUT,
+    key: str | os.PathLike[str] | None = None,
     context: zmq.Context[zmq.Socket[bytes]] | None = None,
 ) -> Client:
     """A client of the engine at `target`; nothing is sent yet, so the engine may start later.
@@ -58,12 +61,14 @@ def connect(
         target: a data directory, `ipc://DIR` or `tcp://HOST:PORT`. None takes ARMIN_URL or ARMIN_DIR
             from the environment; where both are set, ARMIN_URL.
         timeout: seconds that each request waits for its reply before it raises NoReply.
+        key: the file to come in with by TCP, as `armin keys new` wrote it. None takes ARMIN_KEY from the
+            environment, if it is there.
         context: a ZeroMQ context to share; by default the client has one of its own.
 
     Raises:
-        TargetError: neither `target` nor the environment says where the engine is.
+        TargetError: neither `target` nor the environment says where the engine is, or the key cannot be used.
     """
-    return Client(Sockets(find_target(target, os.environ), positive(timeout), context))
+    return Client(Sockets(find_target(target, os.environ, key), positive(timeout), context))
 
 
 def positive(timeout: float) -> float:
@@ -117,6 +122,10 @@ class Client(GroupCommands):
         """Counters and gauges of the engine by name."""
         return self._channel.request(calls.stats())
 
+    def health(self) -> Health:
+        """Whether the engine can do its work, and why not."""
+        return self._channel.request(calls.health())
+
     def refresh_snapshot(self) -> Refreshed:
         """Fold the delta into the next snapshot; the engine also does so by itself."""
         return self._channel.request(calls.refresh_snapshot())
@@ -135,6 +144,24 @@ class Client(GroupCommands):
         while (report := calls.verify_report(state, progress, kept)) is None:
             time.sleep(VERIFY_POLL)
             state = self._channel.request(calls.verify(replies.integer(state, "job"), kept))
+        return report
+
+    def backup(self, name: str | None = None) -> BackupReport:
+        """Have the engine make a verified copy of its database in DIR/backups, and wait for it.
+
+        It holds every write acknowledged before. `name` is the file's, 1 to 128 of a-z, A-Z, 0-9, `.`, `_`
+        and `-`, not beginning with a dot; without one it is named by its time and its position. It is not
+        asked for again where no reply came: then it may be there or be under way.
+
+        Raises:
+            Conflict: there is a backup of this `name`, or another one is under way (`reason` `backup_exists`,
+                `backup_running`).
+            StorageFailed: it could not be made; nothing was left behind.
+        """
+        state = self._channel.request(calls.backup(name))
+        while (report := calls.backup_report(state)) is None:
+            time.sleep(VERIFY_POLL)
+            state = self._channel.request(calls.backup(job=replies.integer(state, "job")))
         return report
 
     # --- writes ---
@@ -240,17 +267,19 @@ class Client(GroupCommands):
         before: int | None = None,
         limit: int | None = None,
         reason: str | None = None,
+        epoch: str | None = None,
     ) -> MessagePage:
         """A page of a session: messages with a seq above `after`, or the page that ends below `before`.
 
         Always in ascending order. `limit` is 100 unless given; a page is at most 1 MiB but has at least
-        one message. `reason="heal"` lets the engine count reads that made up for lost live events.
+        one message. `reason="heal"` lets the engine count reads that made up for lost live events. `epoch` is
+        as in `follow`.
 
         Raises:
             SessionNotFound: there is no such session.
-            CursorInvalid: the cursor is ahead of the session.
+            CursorInvalid: the cursor is ahead of the session, or of another `epoch`.
         """
-        return self._channel.request(calls.read(session_id, after, before, limit, reason))
+        return self._channel.request(calls.read(session_id, after, before, limit, reason, epoch))
 
     def snapshot(
         self, session_id: int, *, after: int | None = None, limit: int | None = None
@@ -273,26 +302,32 @@ class Client(GroupCommands):
         """
         return self._channel.request(calls.delta(session_id, after, limit, snapshot_position))
 
-    def log(self, *, after: int | None = None, limit: int | None = None) -> EventPage:
+    def log(
+        self, *, after: int | None = None, limit: int | None = None, epoch: str | None = None
+    ) -> EventPage:
         """A page of the whole database's facts in commit order, those after position `after`.
 
+        `epoch` is as in `follow`.
+
         Raises:
-            CursorInvalid: `after` is ahead of the log.
+            CursorInvalid: `after` is ahead of the log, or of another `epoch`.
         """
-        return self._channel.request(calls.log(after, limit))
+        return self._channel.request(calls.log(after, limit, epoch))
 
-    def messages(self, session_id: int, after: int = 0) -> Generator[Message, None, None]:
+    def messages(
+        self, session_id: int, after: int = 0, *, epoch: str | None = None
+    ) -> Generator[Message, None, None]:
         """Every message of a session with a seq above `after`, read page by page until none is left."""
-        return self._pages(SessionFeed(session_id, after))
+        return self._pages(SessionFeed(session_id, after), epoch)
 
-    def events(self, after: int = 0) -> Generator[Event, None, None]:
+    def events(self, after: int = 0, *, epoch: str | None = None) -> Generator[Event, None, None]:
         """Every fact after position `after`, read page by page until none is left."""
-        return self._pages(LogFeed(after))
+        return self._pages(LogFeed(after), epoch)
 
-    def _pages(self, feed: Feed[T]) -> Generator[T, None, None]:
+    def _pages(self, feed: Feed[T], epoch: str | None) -> Generator[T, None, None]:
         more = True
         while more:
-            items, more, _ = feed.take_page(self._channel.request(feed.page_call(None)))
+            items, more, _ = feed.take_page(self._channel.request(feed.page_call(None, epoch)))
             yield from items
 
     # --- what goes on ---
@@ -302,13 +337,16 @@ class Client(GroupCommands):
         session_id: int,
         after: int = 0,
         *,
+        epoch: str | None = None,
         on_state: Callable[[FollowState], object] | None = None,
     ) -> Generator[Message, None, None]:
         """Every message of a session with a seq above `after`: history first, then live.
 
         No gap, no repeat, in order, across restarts of the engine, for whose return it waits. Ends when
-        the session is closed and everything was delivered. To go on later, store the last `seq` and give
-        it as `after`. Uses two connections of its own, closed when the iterator is.
+        the session is closed and everything was delivered. To go on later, store the last `seq` with the
+        engine's `epoch` (see `hello`) and give them as `after` and `epoch`: where a backup was restored
+        meanwhile, the same `seq` may stand for another message. Uses two connections of its own, closed when
+        the iterator is.
 
         `on_state` is called with each FollowState as it changes, between the messages and in this thread,
         first with CATCHING_UP. What it raises ends the iteration.
@@ -316,14 +354,16 @@ class Client(GroupCommands):
         Raises:
             NoReply: no engine answers at the start.
             SessionNotFound: there is no such session.
-            CursorInvalid: `after` is ahead of the session, or the engine came back with another database.
+            CursorInvalid: `after` is ahead of the session or of another `epoch`, or the engine came back with
+                another database or a restored one.
         """
-        return self._follow(lambda hello: SessionFeed(session_id, after), on_state)
+        return self._follow(lambda hello: SessionFeed(session_id, after), epoch, on_state)
 
     def follow_all(
         self,
         after: int | Literal["now"] | None = 0,
         *,
+        epoch: str | None = None,
         types: Iterable[str] | None = None,
         on_state: Callable[[FollowState], object] | None = None,
     ) -> Generator[Event, None, None]:
@@ -338,14 +378,18 @@ class Client(GroupCommands):
             BadRequest: there is no such type.
         """
         wanted = checked_types(types)
-        return self._follow(lambda hello: log_feed(after, wanted, hello), on_state)
+        return self._follow(lambda hello: log_feed(after, wanted, hello), epoch, on_state)
 
     def _follow(
-        self, feed_of: Callable[[Hello], Feed[T]], on_state: Callable[[FollowState], object] | None
+        self,
+        feed_of: Callable[[Hello], Feed[T]],
+        epoch: str | None,
+        on_state: Callable[[FollowState], object] | None,
     ) -> Generator[T, None, None]:
         sockets = self._sockets
         with sockets.channel() as channel:
             hello = channel.request(calls.hello())
+            check_epoch(hello, epoch)
             feed = feed_of(hello)
             endpoint = sockets.target.live(hello)
             with sockets.live(endpoint) as live, self._boards.joined(hello, feed.session_ids) as board:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from armin import calls
 from armin.calls import Call
-from armin.errors import BadRequest, ProtocolError
+from armin.errors import BadRequest, CursorInvalid, ProtocolError
 from armin.results import Event, EventPage, Hello, Message, MessagePage, Tails
 from armin_broker import protocol
 
@@ -51,8 +51,8 @@ class Feed(Protocol[T_co]):
     topics: tuple[bytes, ...]
     session_ids: tuple[int, ...]  # sessions of which it may have to ask where they end
 
-    def page_call(self, reason: str | None) -> Call[Any]:
-        """The read that continues from the cursor."""
+    def page_call(self, reason: str | None, epoch: str | None) -> Call[Any]:
+        """The read that continues from the cursor, which belongs to `epoch` where that is known."""
 
     def take_page(self, page: Any) -> Taken:
         """Move the cursor over a page."""
@@ -77,9 +77,9 @@ class SessionFeed:
         self._session_id = session_id
         self._checked = 0  # nothing of this session was missed up to this position
 
-    def page_call(self, reason: str | None) -> Call[MessagePage]:
+    def page_call(self, reason: str | None, epoch: str | None) -> Call[MessagePage]:
         """The read that continues from the cursor."""
-        return calls.read(self._session_id, after=self.cursor, limit=PAGE_ITEMS, reason=reason)
+        return calls.read(self._session_id, after=self.cursor, limit=PAGE_ITEMS, reason=reason, epoch=epoch)
 
     def take_page(self, page: MessagePage) -> Taken:
         """Move the cursor over a page."""
@@ -137,9 +137,9 @@ class LogFeed:
         self.cursor = cursor
         self._types = types
 
-    def page_call(self, reason: str | None) -> Call[EventPage]:
+    def page_call(self, reason: str | None, epoch: str | None) -> Call[EventPage]:
         """The read that continues from the cursor; the log has no field for the reason."""
-        return calls.log(after=self.cursor, limit=PAGE_ITEMS)
+        return calls.log(after=self.cursor, limit=PAGE_ITEMS, epoch=epoch)
 
     def take_page(self, page: EventPage) -> Taken:
         """Move the cursor over a page."""
@@ -171,6 +171,18 @@ class LogFeed:
 def log_feed(after: int | Literal["now"] | None, types: frozenset[str] | None, hello: Hello) -> LogFeed:
     """The log behind position `after`; "now" and None mean the position that `hello` names."""
     return LogFeed(hello.position if after is None or after == "now" else after, types)
+
+
+def check_epoch(hello: Hello, epoch: str | None) -> None:
+    """Whether a cursor that was kept with `epoch` may be used.
+
+    Raises:
+        CursorInvalid: the engine's is another one.
+    """
+    if epoch is not None and epoch != hello.epoch:
+        raise CursorInvalid(
+            f"the cursor is of epoch {epoch}, the engine's is {hello.epoch}: another or a restored database"
+        )
 
 
 def checked_types(types: Iterable[str] | None) -> frozenset[str] | None:

@@ -40,6 +40,7 @@ R = TypeVar("R")
 SYNC_INTERVAL: Final = protocol.SYNC_RESEND_MS / 1000  # seconds
 LOST_AFTER: Final = protocol.HEARTBEAT_LOST_MS / 1000  # seconds of silence
 RETRY_PAUSE: Final = 0.25  # seconds between two looks for an engine that is away
+EPOCHS: Final = "epochs"  # the engine's feature that pages are asked for with an epoch
 GRACE: Final = 0.25  # seconds that an event may come later than a reply which counts it
 
 
@@ -172,7 +173,7 @@ class Follower(Generic[T]):
             case Phase.SYNCING:
                 return self._next_sync(now)
             case Phase.READING:
-                return Ask(self._feed.page_call(self._reason), self._paged)
+                return Ask(self._feed.page_call(self._reason, self._known_epoch()), self._paged)
             case Phase.LIVE:
                 return self._next_live()
             case Phase.GREETING:
@@ -210,10 +211,14 @@ class Follower(Generic[T]):
             CursorInvalid: it is another database, or a restored one.
             ProtocolError: it is no message of Armin's.
         """
+        self._last_sign = now
+        if len(frames) == 1 and frames[0].startswith(protocol.WELCOME_TOPIC):
+            epoch = frames[0].removeprefix(protocol.WELCOME_TOPIC).decode("utf-8", "replace")
+            self._check_identity(self._hello.database, epoch)
+            return
         if len(frames) != 2:
             raise ProtocolError(f"a live message has {len(frames)} frames, not 2")
         topic, body = frames
-        self._last_sign = now
         if self._phase is Phase.SYNCING:
             # Events before the token are in the pages that are read after it.
             if topic == protocol.sync_topic(self._token):
@@ -347,6 +352,10 @@ class Follower(Generic[T]):
     def _end_sync(self) -> None:
         self._actions.append(Unsubscribe(protocol.sync_topic(self._token)))
 
+    def _known_epoch(self) -> str | None:
+        """To be told where the engine takes it: then no page can be of another epoch."""
+        return self._hello.epoch if EPOCHS in self._hello.features else None
+
     def _check_identity(self, database: str, epoch: str) -> None:
         if (database, epoch) != (self._hello.database, self._hello.epoch):
             what = "another database" if database != self._hello.database else "a restored database"
@@ -354,4 +363,4 @@ class Follower(Generic[T]):
 
 
 def _topics(feed: Feed[Any]) -> tuple[bytes, ...]:
-    return (*feed.topics, protocol.HEARTBEAT_TOPIC, protocol.GOODBYE_TOPIC)
+    return (*feed.topics, protocol.HEARTBEAT_TOPIC, protocol.GOODBYE_TOPIC, protocol.WELCOME_TOPIC)

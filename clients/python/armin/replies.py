@@ -15,6 +15,7 @@ from armin.results import (
     Closed,
     Event,
     EventPage,
+    Health,
     Hello,
     Message,
     MessagePage,
@@ -314,6 +315,17 @@ def tails(fields: Fields) -> Tails:
             case _:
                 raise ProtocolError("`tails` holds something that is not [session_id, seq, closed]")
     return Tails(tuple(found), position(fields))
+
+
+def health(fields: Fields) -> Health:
+    """Reply of `health`."""
+    return Health(
+        truth(fields, "live"),
+        truth(fields, "ready"),
+        text(fields, "state"),
+        tuple(array(fields, "reasons")),
+        position(fields),
+    )
 
 
 def statistics(fields: Fields) -> dict[str, Any]:

@@ -42,6 +42,20 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the engine can do its work: `ready`, or the `reasons` why not.
+
+    `state` is `serving`, `degraded` or `refusing_writes`; later engines may know others.
+    """
+
+    live: bool
+    ready: bool
+    state: str
+    reasons: tuple[str, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session as it stood at `position`. `seq` is its last message's, 0 if it has none.
 
@@ -243,6 +257,20 @@ class VerifyReport:
     differences: tuple[str, ...]
     head: str | None = None
     first_bad: BadRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """A verified copy, `name` in the engine's directory of backups, of the log up to `position`.
+
+    `head` is the digest chain's head there, `POSITION:DIGEST`; it took `duration_ms` milliseconds.
+    """
+
+    name: str
+    bytes: int
+    position: int
+    head: str
+    duration_ms: int
 
 
 @dataclass(frozen=True, slots=True)

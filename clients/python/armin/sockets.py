@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import zmq
+
+from armin.credentials import Credentials
+from armin.refusal import Refusal
 
 S = TypeVar("S", bound=zmq.Socket[Any])
 
@@ -30,19 +33,44 @@ _EFFECTS: Final[Mapping[int, int]] = {zmq.RCVHWM: EFFECTS_BUFFER_MAX}
 _TCP: Final[Mapping[int, int]] = {zmq.HEARTBEAT_IVL: 5000, zmq.HEARTBEAT_TIMEOUT: 15000}  # milliseconds
 
 
-def open_commands(context: zmq.Context[S], endpoint: str) -> S:
+class Opened(NamedTuple, Generic[S]):
+    """A socket, and what tells whether its key was refused; None where it has no key."""
+
+    socket: S
+    refusal: Refusal | None
+
+    def close(self) -> None:
+        """Close both."""
+        self.socket.close(0)
+        if self.refusal is not None:
+            self.refusal.close()
+
+    def check(self) -> None:
+        """Raise NotAuthorized if its key was refused."""
+        if self.refusal is not None:
+            self.refusal.check()
+
+
+def open_commands(
+    context: zmq.Context[S], endpoint: str, credentials: Credentials | None = None
+) -> Opened[S]:
     """A DEALER to the commands socket. No ROUTING_ID: a second client of the same name would be deaf."""
-    return _connect(context, zmq.DEALER, endpoint, _COMMANDS)
+    return _connect(context, zmq.DEALER, endpoint, _COMMANDS, credentials)
 
 
-def open_live(context: zmq.Context[S], endpoint: str, options: Mapping[int, int] = LIVE) -> S:
+def open_live(
+    context: zmq.Context[S],
+    endpoint: str,
+    credentials: Credentials | None = None,
+    options: Mapping[int, int] = LIVE,
+) -> Opened[S]:
     """A SUB to the live socket, subscribed to nothing yet."""
-    return _connect(context, zmq.SUB, endpoint, options)
+    return _connect(context, zmq.SUB, endpoint, options, credentials)
 
 
-def open_effects(context: zmq.Context[S], endpoint: str) -> S:
+def open_effects(context: zmq.Context[S], endpoint: str, credentials: Credentials | None = None) -> Opened[S]:
     """A PULL to the effects socket."""
-    return _connect(context, zmq.PULL, endpoint, _EFFECTS)
+    return _connect(context, zmq.PULL, endpoint, _EFFECTS, credentials)
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
@@ -71,18 +99,31 @@ def look_for_cuts(socket: zmq.Socket[Any]) -> bool:
     return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
-def _connect(context: zmq.Context[S], kind: int, endpoint: str, options: Mapping[int, int]) -> S:
-    options = {**_COMMON, **options}
+def _connect(
+    context: zmq.Context[S],
+    kind: int,
+    endpoint: str,
+    given: Mapping[int, int],
+    credentials: Credentials | None,
+) -> Opened[S]:
+    options: dict[int, int | bytes] = {**_COMMON, **given}
+    if credentials is not None:
+        options |= credentials.options()
     if endpoint.startswith("tcp://"):
         options |= _TCP
     if endpoint.startswith("tcp://["):
         options |= {zmq.IPV6: 1}
     socket = context.socket(kind)
+    refusal = None
     try:
         for option, value in options.items():
             socket.setsockopt(option, value)
+        if credentials is not None:
+            refusal = Refusal(socket, endpoint, credentials)
         socket.connect(endpoint)
     except BaseException:
         socket.close(0)
+        if refusal is not None:
+            refusal.close()
         raise
-    return socket
+    return Opened(socket, refusal)

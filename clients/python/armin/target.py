@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
+from armin.credentials import KEY_VARIABLE, Credentials, load
 from armin.errors import ProtocolError, TargetError
 from armin.results import Hello
 from armin_broker.protocol import COMMANDS_SOCKET, IPC_PATH_BYTES_MAX
@@ -24,6 +25,7 @@ class DirectoryTarget:
     """An engine on this machine, through the sockets in its data directory (an absolute path)."""
 
     directory: str
+    credentials: ClassVar[None] = None  # the directory's permissions are enough
 
     @property
     def commands(self) -> str:
@@ -57,6 +59,7 @@ class TcpTarget:
 
     host: str
     port: int
+    credentials: Credentials | None = None
 
     @property
     def commands(self) -> str:
@@ -75,12 +78,28 @@ class TcpTarget:
 Target = DirectoryTarget | TcpTarget
 
 
-def find_target(target: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Target:
+def find_target(
+    target: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+    key: str | os.PathLike[str] | None = None,
+) -> Target:
     """The engine meant by `target`, or by the environment where it is None.
 
+    `key` is the file to connect with by TCP; where it is None, ARMIN_KEY may name one.
+
     Raises:
-        TargetError: neither says where the engine is, or it cannot be understood.
+        TargetError: neither says where the engine is, or it cannot be understood; the key cannot be used.
     """
+    found = _find(target, environ)
+    if isinstance(found, DirectoryTarget):
+        if key is not None:
+            raise TargetError("a key is for tcp://HOST:PORT; a directory's sockets need none", field="key")
+        return found
+    file = key if key is not None else environ.get(KEY_VARIABLE)
+    return replace(found, credentials=load(file)) if file else found
+
+
+def _find(target: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Target:
     if target is None:
         target = environ.get(URL_VARIABLE) or environ.get(DIR_VARIABLE)
         if not target:

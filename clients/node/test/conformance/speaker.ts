@@ -12,8 +12,8 @@ export interface Said {
 
 type Given = Record<string, unknown>;
 
-/** The client asks on by itself until a comparison is done, and sends each write alone. */
-export const UNSPOKEN: ReadonlySet<string> = new Set(["verify", "pipeline"]);
+/** The client asks on by itself until a comparison or a backup is done, and sends each write alone. */
+export const UNSPOKEN: ReadonlySet<string> = new Set(["verify", "backup", "pipeline"]);
 
 /** Says each command that it has a method for; `spoken` are the ops that it did. */
 export class Speaker {

@@ -12,12 +12,14 @@ from typing import Final
 import armin
 from armin import absence
 from armin.client import Client
-from armin.errors import NoReply, SessionNotFound, TargetError
+from armin.credentials import KEY_VARIABLE
+from armin.errors import NoReply, NotAuthorized, SessionNotFound, TargetError
 from armin.results import Session
-from armin.target import DIR_VARIABLE, URL_VARIABLE, DirectoryTarget, Target, find_target
+from armin.target import DIR_VARIABLE, URL_VARIABLE, DirectoryTarget, Target, TcpTarget, find_target
 
 LOOK_AGAIN: Final = 0.1  # seconds between two looks for an engine that is awaited
 PROBE_TIMEOUT: Final = 1.0  # seconds for a TCP connection to be taken
+GREETING_BYTES: Final = 64  # of ZMTP 3
 ID_DIGITS_MAX: Final = 19  # longer numbers are no ids, so they are names
 
 
@@ -27,6 +29,7 @@ class Where:
 
     directory: Path | None = None
     url: str | None = None
+    key: Path | None = None
     wait: float = 0.0
     timeout: float = 5.0
 
@@ -42,33 +45,69 @@ class Where:
                 "no engine is named; say armin --dir DIR or --url tcp://HOST:PORT before the command, "
                 f"or set {DIR_VARIABLE} or {URL_VARIABLE}"
             )
-        return find_target(named, os.environ)
+        return find_target(named, os.environ, self.key)
 
     def connect(self) -> Client:
         """A client of an engine that takes connections.
 
         Raises:
             NoReply: there is none, or it is recovering, and it was not waited for long enough.
+        NotAuthorized: it asks for a key, or knows none.
         """
         target = self.target()
         deadline = time.monotonic() + self.wait
         while (absent := absence_at(target)) is not None:
-            if time.monotonic() >= deadline:
+            if isinstance(absent, NotAuthorized) or time.monotonic() >= deadline:
                 raise absent
             time.sleep(LOOK_AGAIN)
-        return armin.connect(self.directory or self.url, timeout=self.timeout)
+        return armin.connect(self.directory or self.url, timeout=self.timeout, key=self.key)
 
 
-def absence_at(target: Target) -> NoReply | None:
-    """Why no engine is there, found out at once; None if one takes connections, or is about to.
+def absence_at(target: Target) -> NoReply | NotAuthorized | None:
+    """Why no engine is there for us, found out at once; None if one takes connections, or is about to.
 
     The client alone would wait its whole timeout: for it, an engine may start at any time.
     """
     if _takes_connections(target):
-        return None
-    error = absence.no_reply(target, PROBE_TIMEOUT, sent=False, writes=False)
+        return None if isinstance(target, DirectoryTarget) else _locked_out(target)
+    error = absence.no_reply(target, PROBE_TIMEOUT, sent=False, writes=False, nobody=True)
     between = isinstance(target, DirectoryTarget) and error.reason == "unreachable"  # starting or stopping
     return None if between else error
+
+
+def _locked_out(target: TcpTarget) -> NotAuthorized | None:
+    """What a look at the engine's greeting says about keys: ZeroMQ's names its security mechanism."""
+    mechanism = _mechanism(target)
+    place = f"{target.host}:{target.port}"
+    if mechanism == b"CURVE" and target.credentials is None:
+        return NotAuthorized(
+            f"the engine at {place} asks for a key: armin --key FILE, or {KEY_VARIABLE}=FILE"
+        )
+    if mechanism == b"NULL" and target.credentials is not None:
+        return NotAuthorized(
+            f"what listens at {place} knows no keys, so it cannot be the engine that yours is for;"
+            " leave the key out if you trust it"
+        )
+    return None
+
+
+def _mechanism(target: TcpTarget) -> bytes:
+    """The mechanism that a ZeroMQ peer names in its greeting, empty where none does so in time."""
+    greeting = b""
+    try:
+        with socket.create_connection(_address(target), timeout=PROBE_TIMEOUT) as probe:
+            probe.sendall(
+                b"\xff" + bytes(8) + b"\x7f\x03"
+            )  # up to the version: it tells its own before it looks on
+            while len(greeting) < GREETING_BYTES and (more := probe.recv(GREETING_BYTES)):
+                greeting += more
+    except OSError:
+        return b""
+    return greeting[12:32].rstrip(b"\0")
+
+
+def _address(target: TcpTarget) -> tuple[str, int]:
+    return target.host.strip("[]"), target.port
 
 
 def _takes_connections(target: Target) -> bool:
@@ -77,8 +116,7 @@ def _takes_connections(target: Target) -> bool:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(target.commands.removeprefix("ipc://"))
         else:
-            address = target.host.strip("[]"), target.port
-            socket.create_connection(address, timeout=PROBE_TIMEOUT).close()
+            socket.create_connection(_address(target), timeout=PROBE_TIMEOUT).close()
     except OSError:
         return False
     return True

@@ -38,8 +38,11 @@ class Exit(IntEnum):
     # 10 to 16 are armin serve's, and verify's on a file: see armin_broker.daemon.EXIT_CODES
     RECOVERING = 17
     FILE = 18
+    # 19 and 22 to 24 are armin serve's too, 25 armin restore's
     VIOLATION = 20
     TORTURE_FAILED = 21
+    NOT_AUTHORIZED = 26
+    RESTORE_REFUSED = 25
     BUG = 70
     NOT_STARTED = 127  # as a shell says it
     INTERRUPTED = 130
@@ -58,10 +61,13 @@ MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("8", "import: the file is cut off; what stands whole is in"),
     ("9", "import: some conversations were left out"),
     ("10-16", "serve and verify cannot open: see armin serve --help"),
+    ("19, 22-24", "serve will not open to others so, or cannot: see armin serve --help"),
     ("17", "the engine is recovering and takes no commands yet"),
     ("18", "a file cannot be read or written"),
     ("20", "torture: something that was promised did not hold"),
     ("21", "torture: the campaign could not run"),
+    ("26", "the engine does not let this key in, or not do that"),
+    ("25", "restore: an engine runs there, or a database is there"),
     ("70", "a bug, or something that is not Armin answers"),
     ("127", "worker: the command cannot be started"),
     ("130", "Ctrl-C"),
@@ -81,7 +87,7 @@ _KINDS: Final = (
     _Kind(TargetError, Exit.USAGE),
     _Kind(NoReply, Exit.NO_ENGINE),
     _Kind(ShuttingDown, Exit.NO_ENGINE, "try again when it is back; armin --wait 60 waits for it"),
-    _Kind(NotAuthorized, Exit.NO_ENGINE, "ask whoever runs the engine"),
+    _Kind(NotAuthorized, Exit.NOT_AUTHORIZED),
     _Kind(SessionNotFound, Exit.NOT_FOUND, "armin sessions lists all"),
     _Kind(GroupNotFound, Exit.NOT_FOUND, "armin groups lists all"),
     _Kind(SessionClosed, Exit.CONFLICT, "armin new begins another one"),
@@ -127,4 +133,4 @@ def _kind(error: ArminError) -> _Kind:
 
 def table() -> str:
     """The codes for `armin --help`."""
-    return "\n".join(f"  {code:>5}  {meaning}" for code, meaning in MEANINGS)
+    return "\n".join(f"  {code:>9}  {meaning}" for code, meaning in MEANINGS)

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from armin.cli.connection import Where
+from armin.cli.figures import group_state
 from armin.cli.options import json_option
 from armin.cli.output import Column, Listing, View, moment, on_terminal, write_json
 from armin.cli.records import dead_letter_record, group_record
@@ -16,10 +17,6 @@ from armin.errors import GroupNotFound
 from armin.results import DeadLetter, Group
 
 PAGE_ITEMS: Final = 500  # dead letters asked for at once
-
-
-def _state(group: Group) -> str:
-    return "halted" if group.halted else "busy" if group.leased else "idle"
 
 
 GROUPS: Final[View[Group]] = View(
@@ -38,7 +35,7 @@ GROUPS: Final[View[Group]] = View(
         str(group.leased),
         str(group.dead),
         str(group.pollers),
-        _state(group),
+        group_state(group),
         group.group,
     ),
     group_record,

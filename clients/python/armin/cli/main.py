@@ -25,6 +25,8 @@ from armin.errors import ArminError
 COMMANDS: Final[Mapping[str, str]] = {
     "serve": "armin.cli.serve",
     "status": "armin.cli.status",
+    "health": "armin.cli.health",
+    "top": "armin.cli.top",
     "new": "armin.cli.sessions",
     "append": "armin.cli.messages",
     "read": "armin.cli.messages",
@@ -42,6 +44,9 @@ COMMANDS: Final[Mapping[str, str]] = {
     "import": "armin.cli.transfer",
     "export": "armin.cli.transfer",
     "verify": "armin.cli.verify",
+    "keys": "armin.cli.keys",
+    "backup": "armin.cli.backup",
+    "restore": "armin.cli.restore",
     "torture": "armin.cli.torture",
     "conformance": "armin.cli.conformance",
 }
@@ -49,7 +54,7 @@ WRITES: Final = frozenset(  # an answer lost: the outcome is unknown
     {"new", "append", "close", "import", "requeue", "discard", "drop-group"}
 )
 COMPLETE_VARIABLE: Final = "_ARMIN_COMPLETE"
-BEFORE_THE_COMMAND: Final = ("--dir", "--url", "--wait", "--timeout")
+BEFORE_THE_COMMAND: Final = ("--dir", "--url", "--key", "--wait", "--timeout")
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +94,12 @@ class Commands(click.Group):
 )
 @click.option("--url", metavar="URL", help="Its address, tcp://HOST:PORT or ipc://DIR [default: ARMIN_URL].")
 @click.option(
+    "--key",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The key to come in with by TCP, as armin keys new wrote it [default: ARMIN_KEY].",
+)
+@click.option(
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
@@ -104,7 +115,14 @@ class Commands(click.Group):
     help="Wait this long for each answer.",
 )
 @click.pass_context
-def cli(ctx: click.Context, directory: str | None, url: str | None, wait: float, timeout: float) -> None:
+def cli(
+    ctx: click.Context,
+    directory: str | None,
+    url: str | None,
+    key: Path | None,
+    wait: float,
+    timeout: float,
+) -> None:
     """Durable conversations, shared by many processes.
 
     Name the engine once, with ARMIN_DIR or ARMIN_URL:
@@ -122,7 +140,7 @@ def cli(ctx: click.Context, directory: str | None, url: str | None, wait: float,
         raise click.UsageError("--dir is empty; is a variable not set?")
     if url is not None and "://" not in url:
         raise click.UsageError(f"{url} is not tcp://HOST:PORT or ipc://DIR; a directory goes to --dir")
-    ctx.obj = Where(None if directory is None else Path(directory), url, wait, timeout)
+    ctx.obj = Where(None if directory is None else Path(directory), url, key, wait=wait, timeout=timeout)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from armin.cli.connection import Where
 from armin.cli.exits import Exit
+from armin.cli.figures import NONE, Stats, amount, duration, milliseconds, rate, share, size, state, trouble
 from armin.cli.options import json_option
-from armin.cli.output import on_terminal, write_json
+from armin.cli.output import moment, on_terminal, write_json
 from armin.cli.shown import line
-from armin.errors import NoReply
+from armin.client import Client
+from armin.errors import NoReply, UnknownOp
 from armin.results import Hello
 
-MIB: Final = 1 << 20
+Row = tuple[str, str]
 
 
 @click.command(short_help="Say how the engine is.")
@@ -32,26 +35,37 @@ def status(where: Where, as_json: bool) -> int:
     """
     try:
         with where.connect() as client:
-            hello, stats = client.hello(), client.stats()
+            hello, stats, reasons = client.hello(), Stats(client.stats()), not_ready(client)
     except NoReply as error:
         if as_json:
-            write_json(
-                {"state": "recovering" if error.reason == "recovering" else "absent", "reason": error.reason}
-            )
+            write_json(absent(error))
         raise
     code = Exit.OK if stats["writes_refused"] is None else Exit.STORAGE
     if as_json:
-        write_json({"state": "serving", **_identity(hello), **stats})
+        write_json({"state": "serving", "reasons": list(reasons), **_identity(hello), **stats})
         return code
-    rows = _rows(hello, stats)
+    found = sections(hello, stats, reasons)
     if on_terminal():
         from armin.cli import terminal  # noqa: PLC0415 - rich costs time that pipes need not pay
 
-        terminal.facts(rows)
+        terminal.console().print(terminal.sections(found, troubled(stats, reasons)))
     else:
-        for name, value in rows:
+        for name, value in (row for rows in found for row in rows):
             click.echo(f"{name:<12}{line(value)}")
     return code
+
+
+def absent(error: NoReply) -> dict[str, Any]:
+    """What programs get in place of an engine's figures."""
+    return {"state": "recovering" if error.reason == "recovering" else "absent", "reason": error.reason}
+
+
+def not_ready(client: Client) -> tuple[str, ...]:
+    """Why the engine is not ready; an older one does not say."""
+    try:
+        return client.health().reasons
+    except UnknownOp:
+        return ()
 
 
 def _identity(hello: Hello) -> dict[str, Any]:
@@ -68,38 +82,62 @@ def _identity(hello: Hello) -> dict[str, Any]:
     }
 
 
-def _rows(hello: Hello, stats: dict[str, Any]) -> list[tuple[str, str]]:
+def troubled(stats: Stats, reasons: Sequence[str]) -> frozenset[str]:
+    """Names of the rows that deserve a colour."""
+    found = {"trouble"} if trouble(stats) else set()
+    return frozenset(found | ({"state"} if reasons or stats["writes_refused"] is not None else set()))
+
+
+def sections(hello: Hello, stats: Stats, reasons: Sequence[str]) -> list[list[Row]]:
+    """Names and values, what belongs together in one list."""
     return [
-        ("state", _state(stats)),
-        ("engine", f"armin {hello.version}, pid {stats['pid']}, up {_duration(stats['uptime_ms'])}"),
-        ("endpoints", "; ".join(_endpoint(*item) for item in hello.endpoints.items())),
-        ("database", f"{hello.database}, epoch {hello.epoch}"),
-        ("durability", _durability(hello.durability)),
-        ("position", f"{stats['position']:,}"),
-        ("sessions", f"{stats['sessions']:,}, {stats['sessions_closed']:,} of them closed"),
-        ("messages", f"{stats['messages']:,}"),
-        ("memory", _memory(stats["history_bytes"], stats["memory_budget_bytes"])),
-        ("snapshot", f"at {stats['snapshot_position']:,}, {stats['delta_messages']:,} messages since"),
-        ("effects", _effects(stats)),
-        ("trouble", _trouble(stats)),
+        [
+            ("state", state(stats, reasons)),
+            ("engine", f"armin {hello.version}, pid {stats['pid']}, up {duration(stats['uptime_ms'])}"),
+            ("endpoints", "; ".join(_endpoint(*item) for item in hello.endpoints.items())),
+            ("database", f"{hello.database}, epoch {hello.epoch}"),
+            ("on disk", _durability(hello.durability)),
+        ],
+        [
+            ("position", amount(stats["position"])),
+            ("sessions", f"{stats['sessions']:,}, {stats['sessions_closed']:,} of them closed"),
+            ("messages", amount(stats["messages"])),
+            ("memory", _memory(stats["history_bytes"], stats["memory_budget_bytes"])),
+            ("snapshot", _snapshot(stats)),
+            ("recovery", f"{amount(stats['recovered_facts'])} facts in {milliseconds(stats['recovery_ms'])}"),
+        ],
+        [
+            ("a second", _rates(stats)),
+            ("commit", _percentiles([milliseconds(stats[f"commit_ms_{end}"]) for end in ENDS])),
+            ("group", _percentiles([amount(stats[f"group_size_{end}"]) for end in ENDS], " writes")),
+        ],
+        [
+            ("connections", _connections(stats)),
+            (
+                "effects",
+                f"{amount(stats['effects_sent'])} sent, {amount(stats['effects_backlog'])} wait,"
+                f" {amount(stats['effects_dropped'])} dropped",
+            ),
+            ("workers", _workers(stats)),
+            *([("backup", _backup(stats))] if "backup_finished_at" in stats else []),
+            ("trouble", ", ".join(trouble(stats)) or "none"),
+        ],
     ]
 
 
-def _state(stats: dict[str, Any]) -> str:
-    reason = stats["writes_refused"]
-    return (
-        "serving"
-        if reason is None
-        else f"serving reads, REFUSING ALL WRITES ({reason}); its log says what to do"
-    )
+ENDS: Final = ("p50", "p99", "max")
 
 
-def _duration(milliseconds: int) -> str:
-    seconds = milliseconds // 1000
-    for size, unit, part, part_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // part} {part_unit}"
-    return f"{seconds} s"
+def _percentiles(three: Sequence[str], unit: str = "") -> str:
+    p50, p99, most = three
+    if most == NONE:
+        return "none in the last minute"
+    return f"p50 {p50}, p99 {p99}, at most {most}{unit} (last minute)"
+
+
+def _rates(stats: Stats) -> str:
+    commands, facts, commits = (rate(stats[f"{name}_per_s"]) for name in ("commands", "facts", "commits"))
+    return f"{commands} commands, {facts} facts, {commits} commits (last 10 s)"
 
 
 def _endpoint(transport: str, sockets: dict[str, Any]) -> str:
@@ -109,28 +147,34 @@ def _endpoint(transport: str, sockets: dict[str, Any]) -> str:
 
 
 def _durability(durability: dict[str, Any]) -> str:
-    modes = ", ".join(
+    return ", ".join(
         f"{name} {str(value).lower() if isinstance(value, bool) else value}"
         for name, value in durability.items()
     )
-    return f"acknowledged means on disk ({modes})"
 
 
 def _memory(used: int, budget: int) -> str:
-    return f"{used / MIB:,.1f} MiB of history; the budget is {budget / MIB:,.0f} MiB ({used / budget:.1%})"
+    return f"{size(used)} of history; the budget is {size(budget)} ({share(used, budget):.1%})"
 
 
-def _effects(stats: dict[str, Any]) -> str:
-    sent, backlog, dropped = (stats[f"effects_{name}"] for name in ("sent", "backlog", "dropped"))
-    return f"{sent:,} sent, {backlog:,} wait for a worker, {dropped:,} dropped"
+def _snapshot(stats: Stats) -> str:
+    since = f"{stats['delta_messages']:,} messages ({size(stats['delta_bytes'])}) since"
+    return f"at {stats['snapshot_position']:,}, {since}; WAL {size(stats['wal_bytes'])}"
 
 
-def _trouble(stats: dict[str, Any]) -> str:
-    """What an operator should know about; each is zero on a good day."""
-    counted = (
-        ("commits failed", stats["commits_failed"]),
-        ("replies lost", stats["replies_lost"]),
-        ("reads that healed a follower", stats["heals"]),
-        ("effects failed", stats["effects_failed"]),
+def _connections(stats: Stats) -> str:
+    ipc, tcp, followers = (
+        amount(stats[name]) for name in ("connections_ipc", "connections_tcp", "followers")
     )
-    return ", ".join(f"{count:,} {what}" for what, count in counted)
+    return f"{ipc} by ipc, {tcp} by tcp; {followers} of them followers"
+
+
+def _workers(stats: Stats) -> str:
+    groups, waiting, leased, dead = (
+        amount(stats[name]) for name in ("worker_groups", "waiting", "leased", "dead")
+    )
+    return f"{groups} groups: {waiting} effects wait, {leased} leased, {dead} dead letters"
+
+
+def _backup(stats: Stats) -> str:
+    return moment(stats["backup_finished_at"]) or "none since the start"

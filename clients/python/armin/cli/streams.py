@@ -76,6 +76,13 @@ def _type_option(command: F) -> F:
     )(command)
 
 
+_epoch_option = click.option(
+    "--epoch",
+    metavar="EPOCH",
+    help="The one that --after was kept with (armin status --json); another one is refused.",
+)
+
+
 def _states_option(command: F) -> F:
     return click.option(
         "--states/--no-states",
@@ -128,6 +135,7 @@ def _print(view: View[T], items: Iterable[T], as_json: bool) -> None:
 @click.option("--last", type=click.IntRange(min=0), metavar="N", help="Begin with the last N.")
 @click.option("--from-start", is_flag=True, help="Without SESSION: begin with the first fact.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="End after N.")
+@_epoch_option
 @_type_option
 @_states_option
 @json_option
@@ -140,6 +148,7 @@ def follow(
     last: int | None,
     from_start: bool,
     limit: int | None,
+    epoch: str | None,
     types: tuple[str, ...],
     states: bool | None,
     as_json: bool,
@@ -162,20 +171,22 @@ def follow(
     with where.connect() as client:
         if session is None:
             start = _first_position(client, after, last, from_start)
-            _print(EVENTS, islice(_follow_all(client, start, types, on_state), limit), as_json)
+            _print(EVENTS, islice(_follow_all(client, start, epoch, types, on_state), limit), as_json)
         else:
             found = find_session(client, session, by_name)
             begin = (after or 0) if last is None else max(0, found.seq - last)
-            _print(MESSAGES, islice(client.follow(found.id, begin, on_state=on_state), limit), as_json)
+            messages = client.follow(found.id, begin, epoch=epoch, on_state=on_state)
+            _print(MESSAGES, islice(messages, limit), as_json)
 
 
 def _follow_all(
     client: Client,
     start: int,
+    epoch: str | None,
     types: tuple[str, ...],
     on_state: Callable[[FollowState], None] | None,
 ) -> Iterator[Event]:
-    return client.follow_all(start, types=types or None, on_state=on_state)
+    return client.follow_all(start, epoch=epoch, types=types or None, on_state=on_state)
 
 
 def _first_position(client: Client, after: int | None, last: int | None, from_start: bool) -> int:
@@ -188,6 +199,7 @@ def _first_position(client: Client, after: int | None, last: int | None, from_st
 @click.option("--after", type=click.IntRange(min=0), metavar="POSITION", help="Begin behind this position.")
 @click.option("--last", type=click.IntRange(min=0), metavar="N", help="Begin with the last N facts.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N facts.")
+@_epoch_option
 @_type_option
 @click.option("-f", "--follow", "live", is_flag=True, help="Go on with what comes.")
 @_states_option
@@ -198,6 +210,7 @@ def log(
     after: int | None,
     last: int | None,
     limit: int | None,
+    epoch: str | None,
     types: tuple[str, ...],
     live: bool,
     states: bool | None,
@@ -218,23 +231,26 @@ def log(
         start = (after or 0) if last is None else max(0, position - last)
         if live:
             _run_until_told()
-            _print(EVENTS, islice(_follow_all(client, start, types, _teller(states)), limit), as_json)
+            events = _follow_all(client, start, epoch, types, _teller(states))
+            _print(EVENTS, islice(events, limit), as_json)
         else:
             end = position if limit is None or types else min(position, start + limit)
             left = limit
             listing = Listing(EVENTS, as_json=as_json)
-            for page in _pages(client, start, end, types):
+            for page in _pages(client, start, end, epoch, types):
                 listing.show(page[:left])
                 left = None if left is None else left - len(page)
                 if left is not None and left <= 0:
                     break
 
 
-def _pages(client: Client, start: int, end: int, types: tuple[str, ...]) -> Iterator[tuple[Event, ...]]:
+def _pages(
+    client: Client, start: int, end: int, epoch: str | None, types: tuple[str, ...]
+) -> Iterator[tuple[Event, ...]]:
     """The facts of these types, or all, behind `start` up to `end`. A later `start` is refused."""
     cursor, more = start, True
     while more:
-        page = client.log(after=cursor, limit=min(PAGE_ITEMS, max(1, end - cursor)))
+        page = client.log(after=cursor, limit=min(PAGE_ITEMS, max(1, end - cursor)), epoch=epoch)
         wanted = (event for event in page.events if not types or event.type in types)
         yield tuple(event for event in wanted if event.position <= end)
         cursor = page.events[-1].position if page.events else end

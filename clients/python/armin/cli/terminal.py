@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -64,14 +64,17 @@ class TableWriter(Generic[T]):
         self._headed = True
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> None:
-    """Names and values, one pair a line."""
+def sections(found: Iterable[Iterable[tuple[str, str]]], alarming: Container[str] = ()) -> Table:
+    """Names and values, one pair a line, an empty line between sections; some names in alarming colour."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(shown.line(value)))
-    console().print(table)
+    for number, rows in enumerate(found):
+        if number:
+            table.add_row()
+        for name, value in rows:
+            table.add_row(name, Text(shown.line(value), "bold red" if name in alarming else ""))
+    return table
 
 
 class Rate(ProgressColumn):

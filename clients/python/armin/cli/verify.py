@@ -75,7 +75,7 @@ def verify(where: Where, path: Path | None, head: bool, expect: str | None, as_j
             if file is not None:
                 report = _verify_file(file, progress, kept)
             else:
-                engine = where if path is None else Where(path, None, where.wait, where.timeout)
+                engine = where if path is None else Where(path, wait=where.wait, timeout=where.timeout)
                 with engine.connect() as client:
                     report = client.verify(progress=progress, expect=expect)
     except OpenError as error:

@@ -15,7 +15,8 @@ GROUP_OPS: Final = frozenset(
     }
 )
 PIPELINE: Final = "pipeline"
-FIELDS: Final = {"key": "keys", "after_key": "keys", "name": "names", "meta": "meta"}
+OPS: Final = {PIPELINE: "pipeline", "health": "health", "backup": "backup"}
+FIELDS: Final = {"key": "keys", "after_key": "keys", "name": "names", "meta": "meta", "epoch": "epochs"}
 
 
 def commands(step: Step) -> list[dict[str, Any]]:
@@ -47,8 +48,8 @@ def _uses(command: dict[str, Json]) -> Iterator[str]:
     op = command.get("op")
     if isinstance(op, str) and op in GROUP_OPS:
         yield "groups"
-    if op == PIPELINE:
-        yield "pipeline"
+    if isinstance(op, str) and op in OPS:
+        yield OPS[op]
     for part in parts(command):
         yield from _uses(part)
     for field, feature in FIELDS.items():

@@ -10,7 +10,7 @@ from typing import Any, Final
 import zmq
 
 from armin.conformance.peers import RECONNECT_MS, Context, Nonsense, Silence, unpack_map
-from armin_broker.protocol import SYNC_RESEND_MS
+from armin_broker.protocol import SYNC_RESEND_MS, WELCOME_TOPIC
 
 FACT_TOPICS: Final = {
     "session_created": "created/{}/",
@@ -89,6 +89,10 @@ class Tap:
         if not self._socket.poll(milliseconds):
             return None
         frames = self._socket.recv_multipart()
+        while len(frames) == 1 and frames[0].startswith(WELCOME_TOPIC):
+            if not self._socket.poll(milliseconds):
+                return None
+            frames = self._socket.recv_multipart()
         if len(frames) != 2:
             raise Nonsense(f"the live socket carried {len(frames)} frames, not a topic and an event")
         return Heard(frames[0].decode("utf-8", "replace"), unpack_map(frames[1], "an event"))

@@ -1,0 +1,94 @@
+"""Who may come in by tcp, and as whom: CURVE on the tcp endpoints, with the keys of a keyring.
+
+libzmq asks at each handshake, and only then: whoever loses a key has to be disconnected, and what a sender
+may do is looked up for each of its messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from armin_broker import protocol
+from armin_broker.keyring import Keyring, KeysInvalid
+from armin_broker.sender import UNKNOWN, Sender
+
+logger = logging.getLogger(__name__)
+
+# ZAP's domains are our sockets. Effects are work: whoever pulls one takes it from everybody else.
+DOMAINS: Final[Mapping[str, tuple[str, ...]]] = {
+    "commands": protocol.KEY_ROLES,
+    "live": protocol.KEY_ROLES,
+    "effects": (protocol.WORKER, protocol.ADMIN),
+}
+FRAME_OVERHEAD_BYTES: Final = 64  # CURVE's own, at most, in a frame
+
+
+class Authority:
+    """The keys in force. Raises KeysInvalid where they cannot be used."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._pair = keyring.server()
+        self._signature = keyring.signature()
+        keys, problems = keyring.clients()
+        if problems:
+            raise KeysInvalid("; ".join(problems))
+        # Replaced as a whole: the authenticator's thread and the loop look things up in it.
+        self._senders = {key.public: key.sender for key in keys}
+        self._authenticator: Any = ThreadAuthenticator(context, log=logging.getLogger(f"{__name__}.zap"))
+
+    def start(self) -> None:
+        """Answer libzmq's questions from now on; to be called before anything is bound."""
+        self._authenticator.start()
+        for domain in DOMAINS:
+            # By its name: pyzmq's "*" stands for a socket without a domain alone.
+            self._authenticator.configure_curve_callback(domain, self)
+
+    def stop(self) -> None:
+        """Let nobody in any more; to be called before the context ends."""
+        self._authenticator.stop()
+
+    @property
+    def public_key(self) -> str:
+        """The engine's public key in Z85, pinned by clients."""
+        return self._pair.public.decode()
+
+    def guard(self, socket: zmq.Socket[bytes], domain: str) -> None:
+        """Demand a key on whatever `socket` is bound to from now on."""
+        socket.curve_server = True
+        socket.curve_secretkey = self._pair.secret
+        socket.zap_domain = domain.encode()
+        # Without this, whoever knows the server's public key comes in while nobody answers libzmq.
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.maxmsgsize = int(socket.maxmsgsize) + FRAME_OVERHEAD_BYTES
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a key, in Z85, may connect to a domain; called in the authenticator's thread."""
+        return self.sender(key.decode()).role in DOMAINS[domain]
+
+    def sender(self, key: str) -> Sender:
+        """Who holds a public key now."""
+        return self._senders.get(key, UNKNOWN)
+
+    def is_stale(self) -> bool:
+        """Whether the files have changed since they were read."""
+        return self._keyring.signature() != self._signature
+
+    def reload(self) -> bool:
+        """Read the files again; whether somebody lost a right, so that connections must be cut.
+
+        A file that cannot be used takes its key out of force, and nobody else's.
+        """
+        self._signature = self._keyring.signature()
+        keys, problems = self._keyring.clients()
+        for problem in problems:
+            logger.error("a key is out of force: %s", problem)
+        before, self._senders = self._senders, {key.public: key.sender for key in keys}
+        lost = [sender for key, sender in before.items() if self._senders.get(key) != sender]
+        logger.info("keys read again: %d in force, %d revoked or changed", len(keys), len(lost))
+        return bool(lost)

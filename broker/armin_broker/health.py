@@ -1,0 +1,28 @@
+"""Whether the engine can do its work: what `health` answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from armin_engine import Armin
+
+
+class State(StrEnum):
+    """How it is; a client that finds nobody adds `recovering` and `absent`."""
+
+    SERVING = "serving"
+    DEGRADED = "degraded"  # it works, but something needs a person
+    REFUSING_WRITES = "refusing_writes"  # until it is started again
+
+
+def health(armin: Armin, *, is_failing: bool) -> dict[str, Any]:
+    """The reply's fields; `is_failing` says whether commits fail at the moment."""
+    refused = armin.writes_refused
+    reasons = [] if refused is None else [refused]
+    if is_failing and refused is None:
+        reasons.append("commits_failing")
+    if armin.history_bytes > armin.memory_budget:
+        reasons.append("memory_over_budget")
+    state = State.SERVING if not reasons else State.DEGRADED if refused is None else State.REFUSING_WRITES
+    return {"live": True, "ready": not reasons, "state": str(state), "reasons": reasons}

@@ -1,0 +1,287 @@
+"""The keys of an engine, as files: whose public key may do what.
+
+DIR/keys/server.key   the engine's own pair; its public half is pinned by every client
+DIR/keys/NAME.json    a client's public key and its role: what the engine goes by
+DIR/keys/NAME.key     the client's pair and the server's public key: handed out, then best deleted here
+
+Everything is JSON, readable by its owner alone, and appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import zmq
+from zmq.utils import z85
+
+from armin_broker import protocol
+from armin_broker.privacy import openness
+from armin_broker.sender import Sender
+
+SERVER_FILE: Final = "server.key"
+PUBLIC_SUFFIX: Final = ".json"
+KEY_SUFFIX: Final = ".key"
+FORMAT: Final = 1  # of all these files, in their field `armin_key`
+NAME_CHARACTERS_MAX: Final = 64
+FILE_BYTES_MAX: Final = 4096  # no file of ours is larger
+KEY_CHARACTERS: Final = 40  # a Curve25519 key in Z85
+
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{NAME_CHARACTERS_MAX - 1}}}")
+_RESERVED: Final = "server"
+
+
+class KeysInvalid(Exception):
+    """A file of keys that cannot be used; says which and why."""
+
+
+class KeyRefused(Exception):
+    """A key that cannot be made or revoked as asked."""
+
+
+class Pair(NamedTuple):
+    """A Curve25519 key pair in Z85."""
+
+    public: bytes
+    secret: bytes
+
+    @staticmethod
+    def new() -> Pair:
+        """A random one."""
+        return Pair(*zmq.curve_keypair())
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """What the engine knows of a client's key."""
+
+    name: str
+    role: str
+    public: str
+    created_at: int  # milliseconds since the epoch
+
+    @property
+    def sender(self) -> Sender:
+        """Who this key shows somebody to be."""
+        return Sender(self.role, self.name)
+
+
+class Keyring:
+    """The keys in one directory. What is made or revoked here, a running engine takes up by itself."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def exists(self) -> bool:
+        """Whether keys were ever made here."""
+        return (self.directory / SERVER_FILE).exists()
+
+    # --- reading ---
+
+    def server(self) -> Pair:
+        """The engine's own pair. Raises KeysInvalid."""
+        check_private(self.directory)
+        path = self.directory / SERVER_FILE
+        fields = _read(path)
+        pair = Pair(_key(fields, "public", path), _key(fields, "secret", path))
+        try:
+            public = zmq.curve_public(pair.secret)
+        except zmq.ZMQError:
+            public = b""
+        if public != pair.public:
+            raise KeysInvalid(f"{path}: its two keys are no pair")
+        return pair
+
+    def clients(self) -> tuple[list[ClientKey], list[str]]:
+        """Every client's key by name, and what is wrong with those that cannot be used."""
+        found: dict[str, list[ClientKey]] = {}
+        problems = []
+        for path in sorted(self.directory.glob(f"*{PUBLIC_SUFFIX}")):
+            try:
+                key = _client(path)
+            except FileNotFoundError:  # revoked since
+                continue
+            except KeysInvalid as error:
+                problems.append(str(error))
+                continue
+            found.setdefault(key.public, []).append(key)
+        for twins in found.values():
+            if len(twins) > 1:
+                names = ", ".join(key.name for key in twins)
+                problems.append(f"{self.directory}: {names} are one and the same key, so none of them counts")
+        return [twins[0] for twins in found.values() if len(twins) == 1], problems
+
+    def signature(self) -> tuple[tuple[str, int, int, int], ...]:
+        """Changes whenever a client's key was added, removed or changed."""
+        found = []
+        with suppress(OSError), os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(PUBLIC_SUFFIX):
+                    with suppress(OSError):
+                        status = entry.stat()
+                        found.append((entry.name, status.st_mtime_ns, status.st_ino, status.st_size))
+        return tuple(sorted(found))
+
+    # --- changing ---
+
+    def new(self, name: str, role: str, out: Path | None = None) -> tuple[ClientKey, Path]:
+        """Make a client's key; returns it and the file to be handed out (`out`, or DIR/keys/NAME.key).
+
+        Raises KeyRefused, KeysInvalid or OSError.
+        """
+        check_name(name)
+        if role not in protocol.KEY_ROLES:
+            raise KeyRefused(f"there is no role {role}; there are {', '.join(protocol.KEY_ROLES)}")
+        server = self._server_or_new()
+        pair = Pair.new()
+        key = ClientKey(name, role, pair.public.decode(), time.time_ns() // 1_000_000)
+        handed = self.directory / (name + KEY_SUFFIX) if out is None else out
+        public = self.directory / (name + PUBLIC_SUFFIX)
+        if public.exists():
+            raise KeyRefused(f"there is a key {name} already; revoke it first, or choose another name")
+        # The client's file first: a key that the engine knows and nobody has could only be revoked.
+        _write_new(
+            handed,
+            {
+                "armin_key": FORMAT,
+                "name": name,
+                "role": role,
+                "public": key.public,
+                "secret": pair.secret.decode(),
+                "server": server.public.decode(),
+            },
+        )
+        try:
+            _write_new(
+                public,
+                {
+                    "armin_key": FORMAT,
+                    "name": name,
+                    "role": role,
+                    "public": key.public,
+                    "created_at": key.created_at,
+                },
+            )
+        except BaseException:
+            handed.unlink(missing_ok=True)
+            raise
+        return key, handed
+
+    def revoke(self, name: str) -> None:
+        """Forget a client's key. Raises KeyRefused where there is none, or OSError."""
+        check_name(name)
+        try:
+            (self.directory / (name + PUBLIC_SUFFIX)).unlink()
+        except FileNotFoundError:
+            raise KeyRefused(f"there is no key {name}") from None
+        (self.directory / (name + KEY_SUFFIX)).unlink(missing_ok=True)
+        _sync(self.directory)
+
+    def _server_or_new(self) -> Pair:
+        for directory in (self.directory.parent, self.directory):  # the engine's own may be made only later
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_private(self.directory)
+        if not self.exists():
+            pair = Pair.new()
+            with suppress(FileExistsError):  # somebody else was faster
+                _write_new(
+                    self.directory / SERVER_FILE,
+                    {"armin_key": FORMAT, "public": pair.public.decode(), "secret": pair.secret.decode()},
+                )
+        return self.server()
+
+
+def check_name(name: str) -> None:
+    """Raise KeyRefused unless `name` can be a key's."""
+    if _NAME.fullmatch(name) is None or name == _RESERVED:
+        raise KeyRefused(
+            f"{name!r} cannot be a key's name: 1 to {NAME_CHARACTERS_MAX} of a-z, 0-9, . _ -,"
+            f" beginning with a letter or digit, and not {_RESERVED!r}"
+        )
+
+
+def check_private(path: Path) -> None:
+    """Raise KeysInvalid unless `path` is its owner's alone."""
+    try:
+        problem = openness(path)
+    except OSError as error:
+        raise KeysInvalid(f"{path}: {error.strerror}") from None
+    if problem is not None:
+        raise KeysInvalid(problem)
+
+
+def _client(path: Path) -> ClientKey:
+    """A client's key. Raises KeysInvalid, or FileNotFoundError where it is gone."""
+    fields = _read(path)
+    role = fields.get("role")
+    if role not in protocol.KEY_ROLES:
+        raise KeysInvalid(f"{path}: its role is none of {', '.join(protocol.KEY_ROLES)}")
+    created_at = fields.get("created_at")
+    return ClientKey(
+        path.name.removesuffix(PUBLIC_SUFFIX),
+        role,
+        _key(fields, "public", path).decode(),
+        created_at if type(created_at) is int else 0,
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The fields of one of our files. Raises KeysInvalid, or FileNotFoundError for a client's."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+        check_private(path)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.name != SERVER_FILE:
+            raise
+        raise KeysInvalid(f"{path}: {error.strerror}") from None
+    try:
+        if len(text) > FILE_BYTES_MAX:
+            raise ValueError("it is too large")
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.get("armin_key") != FORMAT:
+            raise ValueError(f"its field armin_key is not {FORMAT}")
+    except (ValueError, RecursionError) as error:
+        raise KeysInvalid(f"{path} is no file of keys: {error}") from None
+    return fields
+
+
+def _key(fields: Mapping[str, Any], name: str, path: Path) -> bytes:
+    text = fields.get(name)
+    if isinstance(text, str) and len(text) == KEY_CHARACTERS and text.isascii():
+        with suppress(KeyError, ValueError):
+            z85.decode(text)
+            return text.encode()
+    raise KeysInvalid(f"{path}: its field {name} is no key of {KEY_CHARACTERS} characters (Z85)")
+
+
+def _write_new(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a file that does not exist yet, whole and on disk or not at all. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            json.dump(fields, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, it never replaces a file
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
