@@ -180,6 +180,11 @@ class Terminal:
             assert self._read(deadline), f"it ended without {text!r}: {self.screen!r}"
         return self.screen
 
+    @property
+    def descriptor(self) -> int:
+        """Of the terminal: for its size and its mode."""
+        return self._master
+
     def type(self, keys: str) -> None:
         """Press these keys; Ctrl-C is \\x03."""
         os.write(self._master, keys.encode("utf-8"))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,7 +27,8 @@ from benchmarks.servers import Engine, Hand, crew
 MIB: Final = 1 << 20
 WAYS: Final = ("armin backup", "the op backup")
 BACKUP_S: Final = 300.0  # one that takes longer is a failure
-LATENCIES_MAX: Final = 1_000_000
+QUIET_S: Final = 3.0  # a window without backups is no longer
+IN_FLIGHT_ROUNDS: Final = 3  # fewer, as the file grows by a tenth in each
 
 
 class Made(NamedTuple):
@@ -41,28 +43,29 @@ class Made(NamedTuple):
 def backups(bench: Bench, row: Row) -> None:
     filling = Filling(bench.size(500, 50), each=1_000, open_at_once=bench.size(500, 50), turn=5)
     each = bench.size(3, 1)
-    with (
-        copied(bench, filling) as directory,
-        Engine(directory) as engine,
-        engine.connect() as client,
-        client.pipeline() as pipe,
-        crew(1, _back_up, directory) as [copier],
-    ):
-        session = client.create_session().id
-        stage = Stage(directory, copier, each)
-        row.setting |= {
-            "sync": SYNC,
-            "message_bytes": MESSAGE_BYTES,
-            "writers": 1,
-            "stored": f"{filling}; {(directory / DATABASE_FILE).stat().st_size // MIB} MiB",
-            "window": f"as long as {each} backups take, one after the other; as long without",
-            "keys": "the client's, UUIDv7",
-        }
-        for way in WAYS:
-            _measure(
-                row, f"one at a time, {way}", stage, way, lambda end: _alone(client, session, end), bench
-            )
-            _measure(row, f"in flight, {way}", stage, way, lambda end: _in_flight(pipe, session, end), bench)
+    row.setting |= {
+        "sync": SYNC,
+        "message_bytes": MESSAGE_BYTES,
+        "writers": 1,
+        "stored": str(filling),
+        "window": f"as long as {each} backups take, one after the other (in flight: one), then up to"
+        f" {QUIET_S:.0f} s without",
+        "keys": "the client's, UUIDv7",
+    }
+    for way in WAYS:
+        with (
+            copied(bench, filling) as directory,
+            Engine(directory) as engine,
+            engine.connect() as client,
+            client.pipeline() as pipe,
+            crew(1, _back_up, directory) as [copier],
+        ):
+            session = client.create_session().id
+            row.setting["file"] = f"{(directory / DATABASE_FILE).stat().st_size // MIB} MiB at first"
+            alone, in_flight = partial(_alone, client, session), partial(_in_flight, pipe, session)
+            _measure(row, f"one at a time, {way}", Stage(directory, copier, each), way, alone, bench.rounds)
+            rounds = bench.size(IN_FLIGHT_ROUNDS, 1)
+            _measure(row, f"in flight, {way}", Stage(directory, copier, 1), way, in_flight, rounds)
     row.notes += [
         "Every copy is verified once more when its window is over, and holds every append acknowledged before"
         " it was asked for; else the row fails. `armin backup` is a process of its own from its start to its"
@@ -143,13 +146,13 @@ def _back_up(pipe: Connection, directory: Path) -> None:
 
 
 def _measure(
-    row: Row, name: str, stage: Stage, way: str, load: Callable[[Callable[[], bool]], Load], bench: Bench
+    row: Row, name: str, stage: Stage, way: str, load: Callable[[Callable[[], bool]], Load], rounds: int
 ) -> None:
     """Rounds of a window with backups and one without, in turn; the first does not count."""
     pairs, made = Pairs([], []), []
-    for number in range(1 + bench.rounds):
+    for number in range(1 + rounds):
         busy, copies = stage.busy(way, load)
-        quiet = stage.quiet(busy.seconds, load)
+        quiet = stage.quiet(min(busy.seconds, QUIET_S), load)
         if number:
             pairs.ours.append(busy)
             pairs.theirs.append(quiet)
@@ -172,7 +175,7 @@ def _alone(client: armin.Client, session: int, end: Callable[[], bool]) -> Load:
         appended = client.append(session, "user", TEXT)
         after = time.perf_counter()
         latencies.append(after - before)
-        if end() or len(latencies) == LATENCIES_MAX:
+        if end():
             return Load(Sample(len(latencies), after - began, latencies), appended.at)
         before = time.perf_counter()
 
@@ -194,7 +197,7 @@ def _in_flight(pipe: Pipeline, session: int, end: Callable[[], bool]) -> Load:
     for number in itertools.count():
         look(IN_FLIGHT - 1)
         waiting.append((time.perf_counter(), pipe.append(session, "user", TEXT)))
-        if number % IN_FLIGHT == 0 and (end() or number >= LATENCIES_MAX):
+        if number % IN_FLIGHT == 0 and end():
             break
     look(0)
     return Load(Sample(len(latencies), time.perf_counter() - began, latencies), position)

@@ -26,6 +26,11 @@ HANDSHAKE_MS: Final = 10_000  # who has not said who it is by then is disconnect
 HEARTBEAT_MS: Final = 10_000  # on tcp; a peer that vanished without a word is noticed by
 HEARTBEAT_TIMEOUT_MS: Final = 30_000  # this
 
+# libzmq's own threads: what strangers do to the ports does not hold up this user's processes.
+IO_THREADS: Final = 2
+_IPC_THREAD: Final = 1 << 0
+_TCP_THREAD: Final = 1 << 1
+
 _FILES: Final = {
     "commands": protocol.COMMANDS_SOCKET,
     "live": protocol.LIVE_SOCKET,
@@ -113,6 +118,7 @@ def bind(config: Config, sockets: Sockets, authority: Authority | None) -> dict[
     for each in sockets.values():
         each.backlog = ACCEPT_BACKLOG
         each.handshake_ivl = HANDSHAKE_MS
+        each.affinity = _IPC_THREAD
     endpoints: dict[str, dict[str, Any]] = {"ipc": {}}
     for name, each in sockets.items():
         path = config.sockets.resolve() / _FILES[name]
@@ -131,6 +137,7 @@ def bind(config: Config, sockets: Sockets, authority: Authority | None) -> dict[
 
 def _prepare_tcp(sockets: Sockets, host: str, authority: Authority | None) -> None:
     for name, each in sockets.items():
+        each.affinity = _TCP_THREAD
         each.ipv6 = ":" in host
         each.heartbeat_ivl = HEARTBEAT_MS
         each.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS

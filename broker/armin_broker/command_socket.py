@@ -23,6 +23,7 @@ import zmq
 from armin_broker import protocol
 from armin_broker.authority import Authority
 from armin_broker.sender import TRUSTED, UNKNOWN, Sender
+from armin_broker.turns import RENDER_MS
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,6 @@ WAITING_BYTES_MAX: Final = (
     32 << 20
 )  # replies and commands waiting here for one peer, what holds them included
 WAITING_OVERHEAD_BYTES: Final = 400  # what holds one of them
-RENDER_MS: Final = 20  # of a turn spent on reads; at least one is rendered
 
 _KEPT_FRAMES: Final = 1 + protocol.ENVELOPE_FRAMES_MAX + 1  # routing id, envelope, command
 
@@ -65,6 +65,7 @@ class _Waiting(NamedTuple):
     data: bytes
     asked_by: Sender | None = None  # it is that one's command
     lost: Lost | None = None
+    is_view: bool = False  # it shows what there was at its position
 
     def weight(self) -> int:
         """Bytes that it holds."""
@@ -112,9 +113,12 @@ class CommandSocket:
         self.received = 0
         self.replies_lost = 0
         self.answer: Callable[[bytes, Sender], bytes] = _no_answer
+        # A read before it may have been rendered since, at a later position; theirs must not go back.
+        self.restate: Callable[[bytes], bytes] = bytes
         self.authority: Authority | None = None  # who knows the senders on tcp, where keys are demanded
         self._clock = clock
-        self._render_ms_left = float(RENDER_MS)
+        self.render_ms = RENDER_MS  # of a turn
+        self._render_ms_left = RENDER_MS
         self._peers: dict[bytes, _Peer] = {}  # the one that was served longest ago first
 
     # --- in ---
@@ -182,7 +186,7 @@ class CommandSocket:
             if not self._send_now(envelope, rendered) and lost is not None:
                 lost()
         except zmq.Again:
-            self._wait(_Waiting(envelope, rendered, None, lost))
+            self._wait(_Waiting(envelope, rendered, None, lost, isinstance(reply, Unrendered)))
 
     def _timed(self, render: Callable[[], bytes]) -> bytes:
         began = self._clock()
@@ -232,7 +236,7 @@ class CommandSocket:
 
         Ends when nobody takes more (False), or when the time for rendering is used up (True).
         """
-        self._render_ms_left = RENDER_MS
+        self._render_ms_left = self.render_ms
         ready = list(self._peers)
         while ready:
             still_ready = []
@@ -259,7 +263,9 @@ class CommandSocket:
         sender = waiting.asked_by
         if sender is not None:
             rendered = self._timed(lambda: self.answer(waiting.data, sender))
-            waiting = _Waiting(waiting.envelope, rendered)
+            waiting = _Waiting(waiting.envelope, rendered, is_view=True)
+        elif not waiting.is_view:
+            waiting = waiting._replace(data=self.restate(waiting.data))
         try:
             taken = self._send_now(waiting.envelope, waiting.data)
         except zmq.Again:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_MS: Final = 200  # between two looks at the files of keys
 SWEEP_AGAIN_S: Final = 0.3  # after a revocation: for handshakes that were under way
+REST_S: Final = 0.01  # between two looks at what has come, in a flood of connections
 REFUSALS_LOGGED_S: Final = 10.0  # between two lines about peers that were not let in
 
 _REFUSALS: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -109,6 +110,12 @@ class Connections:
                     self._take(monitor, name)
             self._look_at_keys()
             self._tell()
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave Python to the loop for a moment, unless the next connections may be too many."""
+        if max(self._counts["ipc"], self._counts["tcp"]) < self.limit // 2:
+            time.sleep(REST_S)
 
     def _timeout(self) -> int | None:
         """Milliseconds until something is due; without keys nothing ever is."""

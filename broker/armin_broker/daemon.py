@@ -19,6 +19,7 @@ from typing import Any, Final
 import zmq
 
 from armin_broker.binding import (
+    IO_THREADS,
     BindFailed,
     InsecureRefused,
     NotPrivate,
@@ -89,7 +90,7 @@ def serve(
     make_directories(config)
     _raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(IO_THREADS)
     effects = EffectsSocket(context, config.effects_backlog, config.effects_backlog_bytes)
     commands, live = CommandSocket(context), LiveSocket(context)
     sockets = {"commands": commands.socket, "live": live.socket, "effects": effects.socket}

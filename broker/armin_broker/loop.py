@@ -27,6 +27,7 @@ from armin_broker.live_socket import LiveSocket
 from armin_broker.parsed import Barrier, Change, Lease, Parsed, Pipeline, Read, Write
 from armin_broker.sender import Sender
 from armin_broker.statistics import Connections, Statistics
+from armin_broker.turns import Turns
 from armin_broker.verification import Verifier
 from armin_engine import Armin
 from armin_engine.errors import BadRequest, EngineError
@@ -90,6 +91,7 @@ class Loop:
         self._backups = Backups(config)
         self._next_heartbeat = clock()
         self.statistics = Statistics(armin, commands, live, effects, connections, self._next_heartbeat)
+        self._turns = Turns(config.group_commands_max, config.group_bytes_max)
         self._stopping = False
         self._arrivals: deque[Arrival] = deque()  # drained, and left to the next turn
         self._poller = zmq.Poller()
@@ -98,6 +100,7 @@ class Loop:
         self._coordination = Coordination(armin, commands, self._apply, self._fault, clock, wall_clock)
         armin.live.attach(live)
         commands.answer = self._answer
+        commands.restate = lambda reply: replies.at_position(reply, armin.position)
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -107,7 +110,7 @@ class Loop:
                 self._wait(deadline)
                 self._arrivals.extend(self._drain())
             if self._arrivals or self._coordination.is_due():
-                self._serve()
+                self._take_turn()
         self._finish()
 
     def stop(self) -> None:
@@ -148,7 +151,15 @@ class Loop:
         self._poller.poll(max(0, int(deadline - self._clock() + 1)))
 
     def _drain(self) -> list[Arrival]:
-        return self._commands.drain(self._config.group_commands_max, self._config.group_bytes_max)
+        return self._commands.drain(self._turns.commands, self._turns.bytes)
+
+    def _take_turn(self) -> None:
+        began = self._clock()
+        peers = len({arrival.envelope[0] for arrival in self._arrivals})
+        self._serve()
+        now = self._clock()
+        self._turns.ended(now, peers, now - began, self.armin.counters.commit_ns / 1e6)
+        self._commands.render_ms = self._turns.render_ms
 
     def _serve(self) -> None:
         """Commit and answer what was drained, group by group; a barrier ends a group, enough commands a turn.

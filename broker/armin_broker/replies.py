@@ -27,6 +27,17 @@ def ok(position: int, fields: Mapping[str, Any]) -> bytes:
     return packed
 
 
+_INTEGER_BYTES: Final = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}  # by the first one; others are one byte
+
+
+def at_position(reply: bytes, position: int) -> bytes:
+    """A reply as it would be at another position; for those that show nothing of what there is."""
+    start = (3 if reply[0] == 0xDE else 1) + len(_OK)
+    end = start + _INTEGER_BYTES.get(reply[start], 1)
+    packed: bytes = _pack(position)
+    return reply if packed == reply[start:end] else reply[:start] + packed + reply[end:]
+
+
 def page(position: int, name: str, items: Iterable[bytes], count: int, fields: Mapping[str, Any]) -> bytes:
     """A reply whose array `name` is made of `count` items that are packed already."""
     parts = [

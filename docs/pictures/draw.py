@@ -46,6 +46,7 @@ class Load:
             threading.Thread(target=self._work, args=("summaries", 0.0)),
             threading.Thread(target=self._work, args=("mail", 0.004)),
             *(threading.Thread(target=self._follow, daemon=True) for _ in range(2)),
+            threading.Thread(target=self._pull, daemon=True),
         ]
 
     def __enter__(self) -> Load:
@@ -55,8 +56,9 @@ class Load:
 
     def __exit__(self, *exc_info: object) -> None:
         self._ended.set()
-        for thread in self._threads[:-2]:
-            thread.join()
+        for thread in self._threads:
+            if not thread.daemon:
+                thread.join()
 
     def _write(self, number: int) -> None:
         chance = random.Random(SEED + number)
@@ -90,6 +92,12 @@ class Load:
     def _follow(self) -> None:
         with armin.connect(self._directory, timeout=30) as client:
             for _ in client.follow_all(after=0):
+                if self._ended.is_set():
+                    return
+
+    def _pull(self) -> None:
+        with armin.connect(self._directory, timeout=30) as client:
+            for _ in client.effects():
                 if self._ended.is_set():
                     return
 
@@ -149,7 +157,7 @@ def main() -> None:
     last = history.served
     assert last is not None
     assert last.hello is not None
-    draw("top", 24, Dashboard(history, 1.0))
+    draw("top", 22, Dashboard(history, 1.0))
     draw(
         "status",
         24,

@@ -200,12 +200,16 @@ def _standing(database: Path, copy: Copy) -> _Old | None:
     try:
         if probe.schema_version(database) is None:
             return None
-        with closing(probe.connect_read_only(database)) as connection:
-            position, digest = last_position(connection), digest_at(connection, copy.position)
+        with (
+            closing(probe.connect_read_only(database)) as old,
+            closing(probe.connect_read_only(copy.path, immutable=True)) as new,
+        ):
+            position = last_position(old)
+            shared = min(position, copy.position)
+            agree = digest_at(old, shared) == digest_at(new, shared)
     except (sqlite3.Error, EngineError, OSError):
         return None
-    went_on = digest is not None and digest.hex() == copy.digest
-    return _Old(position, position - copy.position if went_on else None)
+    return _Old(position, position - shared if agree else None)
 
 
 def _fold_wal(database: Path) -> None:

@@ -8,6 +8,7 @@ import zmq
 
 from armin_broker import command_socket
 from armin_broker.command_socket import CommandSocket
+from armin_broker.sender import TRUSTED
 from harness import Engine, Peer, Sockets, wait_until
 
 MIB = 1 << 20
@@ -118,11 +119,11 @@ def test_reads_of_one_peer_hold_up_nobody_else(sockets: Sockets) -> None:
         now[0] += command_socket.RENDER_MS
         return b"page"
 
-    server.answer = lambda payload: slow() if payload == b"slow" else payload
+    server.answer = lambda payload, sender: slow() if payload == b"slow" else payload
     server.flush()
     for _ in range(100):
-        server.send(greedy, command_socket.Unrendered(slow, b"slow"))
-    server.send(modest, command_socket.Unrendered(lambda: b"quick", b"quick"))
+        server.send(greedy, command_socket.Unrendered(slow, b"slow", TRUSTED))
+    server.send(modest, command_socket.Unrendered(lambda: b"quick", b"quick", TRUSTED))
     assert now[0] == command_socket.RENDER_MS, "one page a turn"
     turns = 0
     while not clients[1].poll(20):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from command_line import CommandLine
-from harness import Engine
+from harness import Engine, failing_writes
 
 
 def test_status_shows_one_screen_of_figures(engine: Engine) -> None:
@@ -23,16 +24,40 @@ def test_status_shows_one_screen_of_figures(engine: Engine) -> None:
     assert fields["position"] == "5"
     assert fields["sessions"] == "3, 1 of them closed"
     assert fields["messages"] == "1"
-    assert "synchronous full" in fields["durability"]
+    assert "synchronous full" in text
     assert str(engine.directory) in fields["endpoints"]
-    assert fields["effects"] == "0 sent, 5 wait for a worker, 0 dropped"
-    assert "0 replies lost" in fields["trouble"]
+    assert fields["effects"] == "0 sent, 5 wait, 0 dropped"
+    assert fields["trouble"] == "none"
+    assert fields["commit"].startswith("p50 ")
     assert len(text.splitlines()) <= 24
     [record] = armin.json("status")
     assert record["state"] == "serving"
     assert record["sessions_closed"] == 1
     assert record["effects_backlog"] == 5
     assert record["durability"]["synchronous"] == "full"
+
+
+def test_status_fits_a_terminal(engine: Engine) -> None:
+    for columns in (80, 120):
+        with CommandLine(engine.directory).terminal("status", columns=columns) as terminal:
+            shown = terminal.end()
+        assert shown.code == 0
+        lines = [re.sub("\x1b\\[[0-9;]*m", "", line).rstrip() for line in shown.out.splitlines()]
+        assert len(lines) <= 24
+        assert max(map(len, lines)) <= columns
+        assert "" in lines, "sections stand apart"
+
+
+def test_status_names_trouble_and_why_it_is_not_ready(engine: Engine) -> None:
+    armin = CommandLine(engine.directory)
+    with engine.peer() as peer:
+        peer.ask("create_session")
+        peer.ask("read", session_id=1, reason="heal")
+        with failing_writes(engine):
+            assert not peer.ask("create_session")["ok"]
+            text = armin.ok("status")
+    assert "state       serving; COMMITS FAIL\n" in text
+    assert "trouble     1 commits failed, 1 reads that healed a follower\n" in text
 
 
 def test_status_over_tcp_needs_no_directory(short_dir: Path) -> None:

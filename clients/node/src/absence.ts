@@ -67,7 +67,8 @@ type Finding = readonly [reason: string, message: string];
 function atAddress({ host, port, key }: TcpTarget, seconds: string, sent: boolean, obstacle: Obstacle | null): Finding {
   const place = `${host}:${port}`;
   if (obstacle !== null) {
-    return ["handshake", `nothing got through to ${place} within ${seconds}: ${trouble(obstacle, key)}`];
+    const what = sent ? "no answer came from" : "nothing got through to";
+    return ["handshake", `${what} ${place} within ${seconds}: ${trouble(obstacle, key)}`];
   }
   if (sent) {
     return ["silent", `something listens at ${place} but did not answer within ${seconds}`];

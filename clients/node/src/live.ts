@@ -4,10 +4,12 @@ import { randomBytes } from "node:crypto";
 import { onAbort } from "./aborting.js";
 import type { Call } from "./calls.js";
 import * as calls from "./calls.js";
-import type { Channel, Clock, Inlet, Sockets } from "./channel.js";
+import type { Channel, Sockets } from "./channel.js";
 import { type ArminError, ClientClosed, NoReply, SessionNotFound, ShuttingDown } from "./errors.js";
 import { checkEpoch, type Feed } from "./feeds.js";
 import { type Ask, type AskTail, Follower } from "./following.js";
+import type { Inlet } from "./inlet.js";
+import type { Clock } from "./plug.js";
 import type { FollowState, Hello, Id, Tails } from "./results.js";
 import type { Board, Boards } from "./tails.js";
 

@@ -127,6 +127,17 @@ test("nothing at a TCP address, and nobody of that name", async () => {
   assert.equal((await absence("tcp://no-such-host.invalid:7")).reason, "unreachable");
 });
 
+test("a TCP server that breaks off, as an engine does that wants a key", async (t) => {
+  const server = createServer((socket) => socket.destroy()).listen(0, "127.0.0.1");
+  t.after(() => server.close());
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const error = await absence(`tcp://127.0.0.1:${port}`);
+  assert.deepEqual([error.reason, error.sent], ["handshake", false]);
+  const told = "what listens there breaks off: it may want a key, or be no engine";
+  assert.ok(error.message.startsWith(`nothing got through to 127.0.0.1:${port} within 0.3 s: ${told}`), error.message);
+});
+
 test("a TCP server that speaks something else", async (t) => {
   const server = createServer().listen(0, "127.0.0.1");
   t.after(() => server.close());

@@ -351,6 +351,35 @@ test("without a word on it, what the engine could not do for now may be tried ag
   assert.deepEqual(codes, ["storage_failed", "shutting_down"]);
 });
 
+// --- health and backup ----------------------------------------------------------------------------
+
+test("health says what is not well", () => {
+  const health = { live: true, ready: false, state: "degraded", reasons: ["commits_failing"] };
+  assert.deepEqual(calls.health().decode(ok({ ...health, later: 1 })), { ...health, position: 7 });
+  for (const wrong of [{ live: 1 }, { ready: null }, { state: 7 }, { reasons: [7] }, { reasons: "none" }]) {
+    assert.ok(failure(ok({ ...health, ...wrong }), calls.health()) instanceof armin.ProtocolError);
+  }
+});
+
+test("hello tells the role, where the engine says one", () => {
+  const rest = { protocol: "armin/1", version: "0", features: [], database: "d", epoch: "e", engine: "n" };
+  const maps = { endpoints: {}, limits: {}, durability: {} };
+  assert.equal(calls.hello().decode(ok({ ...rest, ...maps, role: "reader" })).role, "reader");
+  assert.equal(calls.hello().decode(ok({ ...rest, ...maps })).role, null);
+});
+
+test("a backup goes on until it is done, then it is told", () => {
+  const state = { job: 3, done: true, name: "n.db", bytes: 4096, backup_position: 9, head: "9:ab", duration_ms: 12 };
+  assert.equal(calls.backupReport({ ok: true, job: 3, done: false, position: 9 }), null);
+  const report = { name: "n.db", bytes: 4096, position: 9, head: "9:ab", durationMs: 12 };
+  assert.deepEqual(calls.backupReport({ ...state, position: 11 }), report);
+});
+
+test("a backup is begun once, and asked after as often as need be", () => {
+  assert.equal(calls.backup({ name: "n" }).repeatable, false);
+  assert.equal(calls.backup({ job: 3 }).repeatable, true);
+});
+
 // --- verify ---------------------------------------------------------------------------------------
 
 const STATE = { job: 1, done: false, checked: 5, total: 9, position: 12 };

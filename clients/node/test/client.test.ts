@@ -1,6 +1,8 @@
 /** Every command through the client, against a real engine. */
 
 import assert from "node:assert/strict";
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import {
   type ArminError,
@@ -84,6 +86,43 @@ test("ping and sync give the position, stats give the counters", async () => {
   assert.equal(stats["position"], position);
   assert.ok(!("ok" in stats));
   assert.equal((await caught(BadRequest, client.sync("No!"))).field, "token");
+});
+
+test("a sound engine is ready", async () => {
+  const { position, ...health } = await client.health();
+  assert.deepEqual(health, { live: true, ready: true, state: "serving", reasons: [] });
+  assert.equal(position, await client.ping());
+});
+
+test("a backup holds what was acknowledged before, and its name is taken once", async () => {
+  await talk(3);
+  const position = await client.ping();
+  const report = await client.backup({ name: "first.db" });
+  assert.deepEqual([report.name, report.position], ["first.db", position]);
+  const { size } = await stat(join(engine.directory, "backups", "first.db"));
+  assert.equal(report.bytes, size);
+  assert.equal(report.head, (await client.verify()).head);
+  assert.equal((await caught(Conflict, client.backup({ name: "first.db" }))).reason, "backup_exists");
+  assert.equal((await caught(BadRequest, client.backup({ name: "../x" }))).field, "name");
+  assert.notEqual((await client.backup()).name, report.name);
+});
+
+test("a cursor of another epoch is refused, whoever looks", async () => {
+  const id = await talk(2);
+  const { epoch } = await client.hello();
+  assert.equal((await client.read(id, { after: 1, epoch })).messages.length, 1);
+  assert.equal((await all(client.messages(id, { epoch }))).length, 2);
+  for await (const { seq } of client.follow(id, { after: 1, epoch })) {
+    assert.equal(seq, 2);
+    break;
+  }
+  const another = { after: 1, epoch: "another" };
+  await caught(CursorInvalid, client.read(id, another));
+  await caught(CursorInvalid, client.log(another));
+  await caught(CursorInvalid, all(client.messages(id, another)));
+  await caught(CursorInvalid, all(client.events(another)));
+  await caught(CursorInvalid, all(client.follow(id, another)));
+  await caught(CursorInvalid, all(client.followAll(another)));
 });
 
 test("verify tells how far it is, and finds the past that it is to expect", async () => {

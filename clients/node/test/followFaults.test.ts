@@ -1,14 +1,18 @@
 /** Following through what networks, slow processes and deaths do to it: each message once and in order. */
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { type Client, connect, type Event, NoReply } from "../src/index.js";
+import { promisify } from "node:util";
+import { type Client, CursorInvalid, connect, type Event, NoReply } from "../src/index.js";
 import { Cable, EventProxy, type EventProxyOptions } from "./between.js";
-import { type Engine, startEngine, waitUntil, within } from "./engine.js";
+import { type Engine, engineCommand, startEngine, waitUntil, within } from "./engine.js";
 import { complete, connectNarrow, DONE_MS, Following, texts, upTo } from "./following.js";
 import { Chance } from "./seeded.js";
+
+const run = promisify(execFile);
 
 const WORK_MS = 2; // of a slow follower, for each message; the writer needs less
 const ENGINE_MARK = 4096; // events that the engine keeps for one slow follower
@@ -305,4 +309,23 @@ test("an engine that goes away before the first handshake is an error", async (t
   const following = impatient.follow(1).next();
   await engine.kill();
   await assert.rejects(within(DONE_MS, following), NoReply);
+});
+
+test("a follow ends where a backup is restored, and a cursor kept with its epoch is refused", async (t) => {
+  const { engine, client } = await bench(t);
+  await client.appendMany(1, texts(2));
+  const { name } = await client.backup();
+  await client.appendMany(1, texts(3, 2));
+  const { epoch } = await client.hello();
+  const following = new Following(client);
+  await following.has(3);
+  await engine.stop();
+  await run(engineCommand(), ["restore", "--replace", join(engine.directory, "backups", name), engine.directory]);
+  await engine.start();
+  await client.append(1, "user", "another third one");
+  await assert.rejects(following.end(), CursorInvalid);
+  assert.equal(following.messages.length, 3);
+  await assert.rejects(client.follow(1, { after: 3, epoch }).next(), CursorInvalid);
+  await assert.rejects(client.read(1, { after: 3, epoch }), CursorInvalid);
+  assert.equal((await client.read(1, { after: 2 })).messages[0]?.content, "another third one");
 });

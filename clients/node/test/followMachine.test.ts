@@ -74,6 +74,11 @@ function beatFrames(position: number, changes: Record<string, unknown> = {}): Fr
 }
 
 const GOODBYE = frames("goodbye/", { type: "goodbye" });
+const TOPICS = ["message/5/", "closed/5/", "heartbeat/", "goodbye/", "welcome/"];
+
+function welcome(epoch = "epoch"): Frames {
+  return [Buffer.from(`welcome/${epoch}`)];
+}
 
 /** Walks a follower through a course of things, and fails where it wants something else. */
 class Script {
@@ -82,10 +87,10 @@ class Script {
   topics: string[] = [];
   readonly states: string[] = [];
 
-  constructor(feed: Feed<unknown> = new SessionFeed(SESSION, 0), timeoutMs = 5000) {
+  constructor(feed: Feed<unknown> = new SessionFeed(SESSION, 0), timeoutMs = 5000, hello = HELLO) {
     let count = 0;
     const tokens = (): string => `t${++count}`;
-    this.follower = new Follower(feed, HELLO, { now: this.now, timeoutMs, endpoint: "ipc:///d/live.sock", tokens });
+    this.follower = new Follower(feed, hello, { now: this.now, timeoutMs, endpoint: "ipc:///d/live.sock", tokens });
   }
 
   /** The next action; subscriptions and states are noted on the way. */
@@ -184,7 +189,7 @@ function op(action: Action<unknown> | undefined): string | undefined {
 test("it subscribes before it asks for anything", () => {
   const script = new Script();
   script.asked("sync");
-  assert.deepEqual(script.topics, ["message/5/", "closed/5/", "heartbeat/", "goodbye/", "~sync/t1/"]);
+  assert.deepEqual(script.topics, [...TOPICS, "~sync/t1/"]);
 });
 
 test("the whole log takes all facts", () => {
@@ -215,7 +220,7 @@ test("the token's topic is given up afterwards", () => {
   const script = new Script();
   script.handshake();
   script.asked("read");
-  assert.deepEqual(script.topics, ["message/5/", "closed/5/", "heartbeat/", "goodbye/"]);
+  assert.deepEqual(script.topics, TOPICS);
 });
 
 test("nothing is read before the token, and events before it are dropped", () => {
@@ -463,7 +468,7 @@ test("another engine is greeted, then read, then a new handshake made", () => {
   script.delivers(message(3));
   script.receive(beatFrames(100, { engine: "engine-2" }));
   assert.equal(script.waits(), 3000);
-  assert.deepEqual(script.topics, ["message/5/", "closed/5/", "heartbeat/", "goodbye/"]);
+  assert.deepEqual(script.topics, TOPICS);
 });
 
 for (const changes of [{ database: "other" }, { epoch: "other" }]) {
@@ -605,6 +610,45 @@ test("a goodbye is the engine gone, and another engine's heartbeat is not", () =
   gone.receive(GOODBYE);
   gone.waits();
   assert.deepEqual(gone.states, ["catching up", "live", "engine gone"]);
+});
+
+test("a welcome to the same epoch is a sign of life", () => {
+  const script = new Script();
+  script.answer("sync", 100);
+  script.receive(welcome());
+  script.now += 50;
+  script.goLive(1);
+  script.now += 2000;
+  script.receive(welcome());
+  assert.equal(script.waits(), 3000);
+});
+
+test("a welcome to another epoch ends the follow, before anything of that one is heard", () => {
+  const greeted = new Script();
+  greeted.answer("sync", 100);
+  const live = new Script().goLive(1);
+  for (const script of [greeted, live]) {
+    assert.throws(() => script.receive(welcome("restored")), { name: "CursorInvalid", message: /a restored database/ });
+  }
+});
+
+test("one frame that is no welcome is no message of Armin's", () => {
+  const script = new Script().goLive(1);
+  assert.throws(() => script.receive([Buffer.from("heartbeat/")]), ProtocolError);
+  assert.throws(() => script.receive([]), ProtocolError);
+});
+
+test("pages are asked for with the epoch where the engine takes it", () => {
+  const plain = new Script();
+  plain.handshake();
+  assert.equal("epoch" in plain.answer("read", page([1])), false);
+  const knowing = { ...HELLO, features: ["epochs"] };
+  const session = new Script(new SessionFeed(SESSION, 0), 5000, knowing);
+  session.handshake();
+  assert.equal(session.answer("read", page([1]))["epoch"], "epoch");
+  const whole = new Script(new LogFeed(100), 5000, knowing);
+  whole.handshake();
+  assert.equal(whole.answer("log", log([], 100))["epoch"], "epoch");
 });
 
 test("a handshake with another engine than was greeted begins anew", () => {

@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Subscriber } from "zeromq";
-import { Inlet, Sockets } from "../src/channel.js";
+import { Sockets } from "../src/channel.js";
 import { Client } from "../src/client.js";
 import { NotAuthorized } from "../src/errors.js";
 import type { FollowOptions, FollowState, Id, Message, NewMessage } from "../src/index.js";
+import { Inlet } from "../src/inlet.js";
 import { DirectoryTarget } from "../src/target.js";
 import { waitUntil, within } from "./engine.js";
 

@@ -11,10 +11,11 @@ const run = promisify(execFile);
 
 export type KeyRole = "reader" | "writer" | "worker" | "admin";
 
-/** Make a key in an engine's directory; gives the holder's file. */
-export async function makeKey(directory: string, name: string, role: KeyRole): Promise<string> {
-  await run(engineCommand(), ["--dir", directory, "keys", "new", name, "--role", role]);
-  return join(directory, "keys", `${name}.key`);
+/** Make a key in an engine's directory; gives the holder's file, which is `out` if that is given. */
+export async function makeKey(directory: string, name: string, role: KeyRole, out?: string): Promise<string> {
+  const options = out === undefined ? [] : ["--out", out];
+  await run(engineCommand(), ["--dir", directory, "keys", "new", name, "--role", role, ...options]);
+  return out ?? join(directory, "keys", `${name}.key`);
 }
 
 /** What is in a key file. */

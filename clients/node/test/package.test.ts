@@ -6,7 +6,8 @@ import { mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { promisify } from "node:util";
-import { Engine, PACKAGE, temporaryDirectory } from "./engine.js";
+import { Engine, freePort, PACKAGE, temporaryDirectory } from "./engine.js";
+import { makeKey } from "./locked.js";
 
 const run = promisify(execFile);
 
@@ -15,11 +16,15 @@ const OFFLINE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ENETUNREACH|ETIMEDOUT|ENOTCACH
 
 let directory: string; // empty at first, as a user's
 let engine: Engine; // on ./chat of it
+let address: string; // its own
 
 before(async () => {
   directory = await temporaryDirectory();
-  engine = new Engine(join(directory, "chat"));
+  const port = await freePort();
+  address = `tcp://localhost:${port}`;
+  engine = new Engine(join(directory, "chat"), ["--tcp", `127.0.0.1:${port}`]);
   await mkdir(engine.directory, { mode: 0o700 });
+  await makeKey(engine.directory, "alice", "writer", join(directory, "alice.key"));
   await engine.start();
 });
 
@@ -68,7 +73,7 @@ async function snippets(): Promise<string[]> {
 }
 
 async function play(code: string, name: string): Promise<string> {
-  await writeFile(join(directory, name), code);
+  await writeFile(join(directory, name), code.replace("tcp://localhost:7450", address));
   const { stdout } = await run(process.execPath, [name], { cwd: directory, timeout: 60_000 });
   return stdout;
 }
@@ -107,9 +112,10 @@ test("every snippet of the README works", async (t) => {
   }
   const [, ...others] = await snippets();
   const said = await Promise.all(others.map((code, number) => play(code, `snippet${number}.mjs`)));
-  assert.equal(said.length, 3);
-  const [followed = "", written = "", worked = ""] = said;
+  assert.equal(said.length, 4);
+  const [followed = "", admitted = "", written = "", worked = ""] = said;
   assert.match(followed, /^\d+ 1 hello\n$/);
+  assert.equal(admitted, "writer\n");
   assert.equal(written, "100\n");
   assert.match(worked, /^welcome to session 1\n/);
 });

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from armin.cli import figures, shown
@@ -16,6 +15,7 @@ from armin.cli.watching import COUNTED, History, Reading
 
 MINUTE: Final = 60  # bars of a sparkline at most
 LABEL: Final = 10  # columns of a row's name
+COLUMN: Final = 9  # of a number in the table of worker groups
 MEMORY_WARN: Final = 0.8  # share of the budget from which on it is a warning
 STATE_STYLES: Final = {"serving": "bold green", "recovering": "bold yellow", "away": "bold red"}
 GROUP_STYLES: Final = {"halted": "bold red", "busy": "green", "idle": "dim"}
@@ -33,14 +33,14 @@ class Dashboard:
         """Rows that fit; what does not is cut off where it matters least, among the worker groups."""
         width = options.max_width
         height = options.height or console.height
-        lines: list[Text | Table] = [*self._head(width), *self._body(width, _blocks(console))]
+        lines = [*self._head(width), *self._body(width, _blocks(console))]
         served = self._history.served
         foot = [self._foot(width)] if self._keys else []
         if served is not None and served.groups:
-            room = max(height - len(lines) - len(foot) - 2, 0) if self._keys else len(served.groups)
+            room = max(height - len(lines) - len(foot) - 2, 0) if self._keys else len(served.groups) + 1
             lines += [Text(""), *_worker_groups(served, room)]
         if self._keys:
-            lines = lines[: height - 1]
+            lines = [_cut(line, width) for line in lines[: height - 1]]
             lines += [Text("")] * (height - len(lines) - 1) + foot
         yield Group(*lines)
 
@@ -64,7 +64,7 @@ class Dashboard:
         clock = time.strftime("%H:%M:%S", time.localtime(last.at))
         yield _both_ends(left, Text(clock, "dim"), width)
         trouble = self._alarm(last)
-        yield _cut(Text(trouble, "bold red"), width) if trouble else Text("")
+        yield Text(trouble, "bold red")
 
     def _alarm(self, last: Reading) -> str:
         if last.problem is not None:
@@ -81,7 +81,7 @@ class Dashboard:
         for name in COUNTED:
             yield self._rate(name, width, blocks)
         yield Text("")
-        yield from _timings(stats, width)
+        yield from _timings(stats)
         yield Text("")
         yield _row(
             "log",
@@ -126,8 +126,7 @@ def _blocks(console: Console) -> str:
 
 
 def _row(name: str, *parts: str) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    return line.append(name.ljust(LABEL), "dim").append("   ".join(parts))
+    return Text().append(name.ljust(LABEL), "dim").append("   ".join(parts))
 
 
 def _cut(line: Text, width: int) -> Text:
@@ -140,19 +139,19 @@ def _both_ends(left: Text, right: Text, width: int) -> Text:
     return left.append(" " * (width - len(left) - len(right))).append_text(right)
 
 
-def _timings(stats: Stats, width: int) -> Iterator[Text]:
+def _timings(stats: Stats) -> Iterator[Text]:
     for name, prefix, show in (
         ("commit", "commit_ms", milliseconds),
         ("group", "group_size", amount),
     ):
-        line = Text(name.ljust(LABEL), "dim")
+        line = Text().append(name.ljust(LABEL), "dim")
         if stats[f"{prefix}_max"] is None:
             yield line.append("none in the last minute")
             continue
         for end in ("p50", "p99", "max"):
             line.append(f"{end} ", "dim").append(f"{show(stats[f'{prefix}_{end}']):<9} ", "bold")
         unit = "until on disk" if name == "commit" else "writes"
-        yield _cut(line.append(f"{unit}, last minute", "dim"), width)
+        yield line.append(f"{unit}, last minute", "dim")
 
 
 def _memory(stats: Stats, width: int, blocks: str) -> Text:
@@ -179,7 +178,7 @@ def _refreshed(stats: Stats, at: float) -> str:
     return f"refreshed {figures.duration(ago)} ago"
 
 
-def _worker_groups(reading: Reading, room: int) -> Iterator[Text | Table]:
+def _worker_groups(reading: Reading, room: int) -> Iterator[Text]:
     """A table in so many lines, its head included; the groups with the most trouble first."""
     if room < 2:
         return
@@ -187,21 +186,15 @@ def _worker_groups(reading: Reading, room: int) -> Iterator[Text | Table]:
         reading.groups, key=lambda group: (not group.halted, -group.dead, -group.behind, group.group)
     )
     fitting = groups[: room - 1] if len(groups) <= room - 1 else groups[: room - 2]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    for title in ("behind", "waiting", "leased", "dead"):
-        table.add_column(title, justify="right", min_width=8, no_wrap=True)
-    table.add_column("state", min_width=6, no_wrap=True)
-    table.add_column("worker group", ratio=1, no_wrap=True, overflow="ellipsis")
+    head = "".join(f"{title:>{COLUMN}}" for title in ("behind", "waiting", "leased", "dead"))
+    yield Text(f"{head}  {'state':<6}  worker group", "dim")
     for group in fitting:
         state = figures.group_state(group)
-        table.add_row(
-            amount(group.behind),
-            amount(group.waiting),
-            amount(group.leased),
-            Text(amount(group.dead), "bold red" if group.dead else ""),
-            Text(state, GROUP_STYLES[state]),
-            Text(shown.line(group.group)),
+        numbers = (f"{amount(number):>{COLUMN}}" for number in (group.behind, group.waiting, group.leased))
+        line = Text("".join(numbers)).append(
+            f"{amount(group.dead):>{COLUMN}}", "bold red" if group.dead else ""
         )
-    yield table
+        line.append("  ").append(f"{state:<6}", GROUP_STYLES[state]).append(f"  {shown.line(group.group)}")
+        yield line
     if len(fitting) < len(groups):
         yield Text(f"and {len(groups) - len(fitting)} more: armin groups", "dim")

@@ -95,7 +95,7 @@ def _lines(source: Source, interval: float, write: Callable[[History], None]) ->
         write(history)
         sys.stdout.flush()
         due = max(due + interval, time.monotonic())
-        time.sleep(due - time.monotonic())
+        time.sleep(max(due - time.monotonic(), 0))
 
 
 def _write_record(history: History) -> None:
