@@ -16,8 +16,8 @@ from armin.conformance.playing import Said
 from armin.conformance.values import Packed, Pairs
 from armin_broker import protocol
 
-# The client asks on by itself until a comparison is done, and makes pipelines of what waits to be sent.
-UNSPOKEN = {"verify", "pipeline"}
+# The client asks on by itself until a comparison or a backup is done, and makes pipelines of what waits to be sent.
+UNSPOKEN = {"verify", "backup", "pipeline"}
 
 
 class Speaker:

@@ -55,4 +55,7 @@ def test_vectors_that_are_taken_away_are_missed(file: str) -> None:
 
 
 def test_the_reasons_of_a_conflict_are_found_in_the_sources() -> None:
-    assert conflict_reasons() == {"expect_seq", "key_reused", "out_of_order", "snapshot_moved", "settings"}
+    assert conflict_reasons() == {
+        *("expect_seq", "key_reused", "out_of_order", "snapshot_moved", "settings"),
+        *("backup_exists", "backup_running"),
+    }

@@ -136,6 +136,10 @@ def story(peer: Peer) -> Iterator[tuple[str, dict[str, Any]]]:
     yield begun
     wait_until(lambda: peer.ask("verify", job=begun[1]["job"])["done"])
     yield ask("verify", job=begun[1]["job"], at=1)
+    begun = ask("backup", name="b")
+    yield begun
+    wait_until(lambda: peer.ask("backup", job=begun[1]["job"])["done"])
+    yield ask("backup", job=begun[1]["job"])
 
 
 def fits(value: object, type_: str) -> bool:
@@ -311,7 +315,9 @@ def test_the_events_and_their_topics_are_the_protocols() -> None:
     assert table.column(0) == list(protocol.EVENT_TYPES)
     assert [topic.replace("<session_id>", "7").encode() for topic in table.column(1)] == list(topics)
     others = [topic.replace("<token>", "t").encode() for topic in document.table("Live", "topic").column()]
+    *others, welcome = others
     assert others == [protocol.HEARTBEAT_TOPIC, protocol.sync_topic("t"), protocol.GOODBYE_TOPIC]
+    assert welcome == protocol.WELCOME_TOPIC + b"<epoch>"
 
 
 def test_roles_and_features_are_the_protocols() -> None:

@@ -287,12 +287,15 @@ test("a follow outlasts an engine that was started without its keys for a while"
   const states: FollowState[] = [];
   const followed = following(client, id, (state) => states.push(state));
   await waitUntil(() => states.at(-1) === "live");
+  await using stranger = connect(own.target, { timeoutMs: 1000 });
+  assert.equal((await refusal(stranger.ping())).reason, "handshake");
   await own.stop();
   const restore = await own.hideKeys();
   await own.start();
   await local.append(id, "user", "open");
+  await waitUntil(() => stranger.ping().then(Boolean, () => false), "who has no key is let in now", 10_000);
   await waitUntil(() => states.at(-1) === "engine gone");
-  const alone = await refusal(client.ping());
+  const alone = await refusal(client.ping()); // its key is for a locked engine
   assert.deepEqual([alone.code, alone.reason], ["no_reply", "handshake"]);
   await own.stop();
   await restore();
