@@ -76,6 +76,10 @@ _MESSAGE: Final = Kind(
 )
 _PLAIN: Final[dict[str, Kind]] = {
     "id": Kind([1, ID_MAX], _wrong(0, -1, ID_MAX + 1, 1.0, "1", True)),
+    "file": Kind(
+        ["b", "A.db", "0", "_-.", "x" * 128],
+        _wrong("", ".", "..", ".b", "a/b", "a b", "b\0", "é", "x" * 129, b"b", 5),
+    ),
     "cursor": Kind([0, ID_MAX], _wrong(-1, ID_MAX + 1, 0.0, "0", False)),
     "limit": Kind([1, protocol.PAGE_ITEMS_MAX + 1, ID_MAX], _wrong(0, -1, 1.0, "1", True)),
     "bool": Kind([True, False], _wrong(0, 1, "true")),

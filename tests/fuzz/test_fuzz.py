@@ -32,6 +32,13 @@ def test_what_was_found_before_breaks_nothing() -> None:
         serving.check_memory(frame)
 
 
+def test_a_group_whose_name_begins_with_nul_verifies_equal() -> None:
+    frame = msgpack.packb({"op": "create_group", "group": "\0", "start": "now"})
+    outcomes: list[str] = []
+    serving.serve(iter([(frame, TRUSTED)]), lambda outcome, frame: outcomes.append(outcome))
+    assert outcomes == ["ok group"]
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_chance_breaks_nothing(seed: int) -> None:
     seen = set[str]()

@@ -16,6 +16,7 @@ from armin import client, following, outbox, sockets, working
 from armin.torture.checks import CHECKS
 from armin_broker import authority, loop, protocol
 from armin_broker.commands import parse
+from armin_broker.health import Reason, State
 from armin_engine.errors import BadRequest, CommandError, EngineError
 from documented_types import kind
 from harness import Peer, wait_until
@@ -391,9 +392,17 @@ def test_times_within_sentences_are_in_the_table() -> None:
     assert named <= set(TIMES.values())
 
 
+def test_the_states_and_reasons_of_health_are_the_codes() -> None:
+    assert document.table("`health`", "reason").column()[1:] == list(Reason)
+    (state,) = (row for row in document.table("`health`", "reply").rows if row[0] == "`state`")
+    assert re.findall(r"`(\w+)`", state[2]) == list(State)
+
+
 # --- names within sentences -----------------------------------------------------------------------
 
 OTHER_NAMES = {
+    *State,
+    *Reason,
     *("snapshot_position", "snapshot_seq", "first_id", "first_seq", "first_at", "created_at", "died_at"),
     *("message_id", "journal_mode"),
 }

@@ -7,7 +7,11 @@ import { rm, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { connect, NoReply } from "../src/index.js";
+import { curveKeyPair } from "zeromq";
+import { noReply, type Unanswered } from "../src/absence.js";
+import { AccessKey } from "../src/accessKey.js";
+import { connect, NoReply, NotAuthorized } from "../src/index.js";
+import { TcpTarget } from "../src/target.js";
 import { freePort, startEngine, temporaryDirectory } from "./engine.js";
 
 const SHORT = 300; // ms: nobody answers, so every one of them is waited for
@@ -125,6 +129,22 @@ test("nothing at a TCP address, and nobody of that name", async () => {
   assert.deepEqual([error.reason, error.sent], ["unreachable", false]);
   assert.equal(error.message, `nothing answered at 127.0.0.1:${port} within 0.3 s`);
   assert.equal((await absence("tcp://no-such-host.invalid:7")).reason, "unreachable");
+});
+
+test("a refusal of what was sent before leaves a write's outcome unknown", () => {
+  const pair = curveKeyPair();
+  const content = { armin_key: 1, name: "alice", role: "writer", public: pair.publicKey, server: pair.publicKey };
+  const target = new TcpTarget("h", 7, new AccessKey({ ...content, secret: pair.secretKey }, "the key"));
+  const error = (unanswered: Unanswered) => noReply(target, SHORT, unanswered, "refused");
+  const refused = "the engine at h:7 refused this key (alice, writer), or does not know it";
+  const write = error({ sent: true, writes: true, key: "k" });
+  assert.ok(write instanceof NotAuthorized);
+  assert.equal(
+    write.message,
+    `${refused}; the outcome of this write is unknown, sending it again with the key k cannot double it`,
+  );
+  assert.equal(error({ sent: false, writes: true, key: "k" }).message, refused);
+  assert.equal(error({ sent: true, writes: false }).message, refused);
 });
 
 test("a TCP server that breaks off, as an engine does that wants a key", async (t) => {

@@ -228,6 +228,7 @@ def hello(fields: Fields) -> Hello:
         table(fields, "limits"),
         table(fields, "durability"),
         position(fields),
+        text_or_none(fields, "role"),
     )
 
 

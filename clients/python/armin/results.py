@@ -210,7 +210,8 @@ class Hello:
     `features` lists what it can do beyond the first version of the protocol. `database` is the file's
     random id, `epoch` is renewed by a restore, `engine` at every start. `endpoints` has a key `ipc`,
     `tcp` or both, each a map of `commands`, `live` and `effects` to a file path or a port. `limits` are
-    counts and bytes, named as in docs/protocol.md.
+    counts and bytes, named as in docs/protocol.md. `role` is what this client may do: `reader`, `writer`,
+    `worker` or `admin`; None where the engine knows no roles.
     """
 
     protocol: str
@@ -223,6 +224,7 @@ class Hello:
     limits: dict[str, int]
     durability: dict[str, Any]
     position: int
+    role: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

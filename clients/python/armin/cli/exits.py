@@ -38,11 +38,11 @@ class Exit(IntEnum):
     # 10 to 16 are armin serve's, and verify's on a file: see armin_broker.daemon.EXIT_CODES
     RECOVERING = 17
     FILE = 18
-    # 19 and 22 to 24 are armin serve's too, 25 armin restore's
+    # 19 and 22 to 24 are armin serve's too
     VIOLATION = 20
     TORTURE_FAILED = 21
-    NOT_AUTHORIZED = 26
     RESTORE_REFUSED = 25
+    NOT_AUTHORIZED = 26
     BUG = 70
     NOT_STARTED = 127  # as a shell says it
     INTERRUPTED = 130
@@ -57,17 +57,17 @@ MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("4", "no such session or worker group"),
     ("5", "the session is closed, or not as expected; the group has other settings"),
     ("6", "a value is wrong or too large"),
-    ("7", "not committed, or a write's outcome is unknown"),
+    ("7", "not committed, or a write's outcome is unknown; health: alive, but not ready"),
     ("8", "import: the file is cut off; what stands whole is in"),
     ("9", "import: some conversations were left out"),
     ("10-16", "serve and verify cannot open: see armin serve --help"),
-    ("19, 22-24", "serve will not open to others so, or cannot: see armin serve --help"),
     ("17", "the engine is recovering and takes no commands yet"),
     ("18", "a file cannot be read or written"),
+    ("19, 22-24", "serve cannot open to others, or not safely: see armin serve --help"),
     ("20", "torture: something that was promised did not hold"),
     ("21", "torture: the campaign could not run"),
-    ("26", "the engine does not let this key in, or not do that"),
     ("25", "restore: an engine runs there, or a database is there"),
+    ("26", "the engine does not let this key in, or not do that"),
     ("70", "a bug, or something that is not Armin answers"),
     ("127", "worker: the command cannot be started"),
     ("130", "Ctrl-C"),

@@ -31,7 +31,7 @@ KEYS: Final[View[ClientKey]] = View(
 )
 
 
-@click.group(short_help="Make, list and revoke the keys for TCP.")
+@click.group(short_help="Say who may come in by TCP, and to do what.")
 def keys() -> None:
     """Say who may come in by TCP, and what they may do there.
 
@@ -42,8 +42,9 @@ def keys() -> None:
     on it takes up new keys, and cuts revoked ones off, within a second.
 
     \b
-      armin --dir ./armin-data keys new alice --role writer --out alice.key
+      armin keys new alice --role writer --out alice.key
       armin --url tcp://host:7450 --key alice.key sessions
+      armin keys revoke alice
     """
 
 

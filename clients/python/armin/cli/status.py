@@ -78,6 +78,7 @@ def _identity(hello: Hello) -> dict[str, Any]:
         "engine": hello.engine,
         "endpoints": hello.endpoints,
         "durability": hello.durability,
+        "role": hello.role,
         "limits": hello.limits,
     }
 
