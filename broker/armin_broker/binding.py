@@ -67,7 +67,13 @@ def authority_for(config: Config, context: zmq.Context[zmq.Socket[bytes]]) -> Au
     keyring = Keyring(config.keys)
     if keyring.exists():
         return Authority(context, keyring)
-    if not is_loopback(config.tcp_host):
+    if is_loopback(config.tcp_host):
+        logger.warning(
+            "every user of this machine can come in at %s and read and write everything; make keys (armin"
+            " keys new) and start again to lock it",
+            config.tcp_host,
+        )
+    else:
         if not config.insecure:
             raise InsecureRefused(
                 f"refused to serve tcp on {config.tcp_host} without keys: whoever reaches it could read and"

@@ -102,6 +102,10 @@ class Keyring:
 
     def clients(self) -> tuple[list[ClientKey], list[str]]:
         """Every client's key by name, and what is wrong with those that cannot be used."""
+        try:
+            check_private(self.directory)
+        except KeysInvalid as error:
+            return [], [str(error)]
         found: dict[str, list[ClientKey]] = {}
         problems = []
         for path in sorted(self.directory.glob(f"*{PUBLIC_SUFFIX}")):
@@ -187,7 +191,9 @@ class Keyring:
 
     def _server_or_new(self) -> Pair:
         for directory in (self.directory.parent, self.directory):  # the engine's own may be made only later
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not directory.exists():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _give(directory, directory.parent)
         check_private(self.directory)
         if not self.exists():
             pair = Pair.new()
@@ -273,10 +279,18 @@ def _write_new(path: Path, fields: Mapping[str, Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        _give(temporary, path.parent)
         os.link(temporary, path)  # unlike a rename, it never replaces a file
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _give(path: Path, example: Path) -> None:
+    """Let root make keys for an engine that runs as somebody else: what is made belongs to that one."""
+    if os.geteuid() == 0:
+        status = example.stat()
+        os.chown(path, status.st_uid, status.st_gid)
 
 
 def _sync(directory: Path) -> None:

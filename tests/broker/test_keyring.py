@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -159,6 +160,23 @@ def test_a_file_that_others_can_write_counts_for_nothing(keyring: Keyring) -> No
     keys, [problem] = keyring.clients()
     assert keys == []
     assert "chmod" in problem
+
+
+def test_a_directory_that_others_can_write_puts_every_key_out_of_force(keyring: Keyring) -> None:
+    keyring.new("a", "reader")
+    keyring.directory.chmod(0o770)
+    keys, [problem] = keyring.clients()
+    assert keys == []
+    assert "chmod" in problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
+def test_keys_that_root_makes_belong_to_the_engines_user(keyring: Keyring) -> None:
+    keyring.directory.parent.mkdir(mode=0o700)
+    os.chown(keyring.directory.parent, 12345, 12345)
+    keyring.new("a", "reader")
+    made = [keyring.directory, *keyring.directory.iterdir()]
+    assert {path.stat().st_uid for path in made} == {12345}
 
 
 def test_two_names_for_one_key_are_none(keyring: Keyring) -> None:

@@ -124,7 +124,7 @@ def test_every_ends_with_the_code_of_a_failure(engine: Engine, place: Path) -> N
     armin = CommandLine(place)  # where no database is
     for number in (signal.SIGTERM, signal.SIGINT):
         with armin.start("backup", str(place), "--every", "1h") as running:
-            wait_until(lambda: says(running, "next try is in 3600 s"))  # noqa: B023 - called at once
+            wait_until(lambda: says(running, "next try is in 3600 s"))
             assert running.signal(number) == 18
     assert names(place) == []
 
