@@ -40,6 +40,7 @@ bench-quick: $(BENCH_STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --inputs 1000000 $(SEED)
 	$(BIN)/python -m tests.fuzz --inputs 300000 --wire $(SEED)
+	$(BIN)/python -m tests.fuzz --inputs 300000 --wire --keys $(SEED)
 
 $(BENCH_STAMP): $(STAMP)
 	@echo "installing what Armin is measured beside into $(VENV)"

@@ -42,7 +42,7 @@ class Made(NamedTuple):
 @case("16", "p99 of appends during full backups, one after the other / p99 without")
 def backups(bench: Bench, row: Row) -> None:
     filling = Filling(bench.size(500, 50), each=1_000, open_at_once=bench.size(500, 50), turn=5)
-    each = bench.size(3, 1)
+    each = bench.size(2, 1)
     row.setting |= {
         "sync": SYNC,
         "message_bytes": MESSAGE_BYTES,

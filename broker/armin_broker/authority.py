@@ -7,6 +7,7 @@ may do is looked up for each of its messages.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ class Authority:
         keys, problems = keyring.clients()
         if problems:
             raise KeysInvalid("; ".join(problems))
+        self._lost = 0
+        self._reading = threading.Lock()
         # Replaced as a whole: the authenticator's thread and the loop look things up in it.
         self._senders = {key.public: key.sender for key in keys}
         self._authenticator: Any = ThreadAuthenticator(context, log=logging.getLogger(f"{__name__}.zap"))
@@ -69,26 +72,35 @@ class Authority:
 
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a key, in Z85, may connect to a domain; called in the authenticator's thread."""
-        return self.sender(key.decode()).role in DOMAINS[domain]
+        text = key.decode()
+        if self.sender(text) is UNKNOWN:
+            self.refresh()  # it may be a moment old; libzmq's client would not come again
+        return self.sender(text).role in DOMAINS[domain]
 
     def sender(self, key: str) -> Sender:
         """Who holds a public key now."""
         return self._senders.get(key, UNKNOWN)
 
-    def is_stale(self) -> bool:
-        """Whether the files have changed since they were read."""
-        return self._keyring.signature() != self._signature
+    def refresh(self) -> None:
+        """Read the files again if they have changed.
 
-    def reload(self) -> bool:
-        """Read the files again; whether somebody lost a right, so that connections must be cut.
-
-        A file that cannot be used takes its key out of force, and nobody else's.
+        One that cannot be used takes its key out of force, and nobody else's.
         """
-        self._signature = self._keyring.signature()
-        keys, problems = self._keyring.clients()
-        for problem in problems:
-            logger.error("a key is out of force: %s", problem)
-        before, self._senders = self._senders, {key.public: key.sender for key in keys}
-        lost = [sender for key, sender in before.items() if self._senders.get(key) != sender]
-        logger.info("keys read again: %d in force, %d revoked or changed", len(keys), len(lost))
-        return bool(lost)
+        with self._reading:
+            signature = self._keyring.signature()
+            if signature == self._signature:
+                return
+            self._signature = signature
+            keys, problems = self._keyring.clients()
+            for problem in problems:
+                logger.error("a key is out of force: %s", problem)
+            before, self._senders = self._senders, {key.public: key.sender for key in keys}
+            lost = [sender for key, sender in before.items() if self._senders.get(key) != sender]
+            self._lost += len(lost)
+            logger.info("keys read again: %d in force, %d revoked or changed", len(keys), len(lost))
+
+    def take_lost(self) -> int:
+        """How many have lost a right since this was last asked: if any, connections must be cut."""
+        with self._reading:
+            lost, self._lost = self._lost, 0
+            return lost

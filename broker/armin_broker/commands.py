@@ -320,7 +320,7 @@ def _backup(fields: _Fields) -> Barrier:
         or len(name) > protocol.BACKUP_NAME_BYTES_MAX
     ):
         raise BadRequest(
-            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ - and not begin with .",
+            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ -, not beginning with .",
             field="name",
             limit=protocol.BACKUP_NAME_BYTES_MAX,
         )

@@ -155,7 +155,8 @@ class Connections:
         if authority is None:
             return
         now = self._clock()
-        if authority.is_stale() and authority.reload():
+        authority.refresh()
+        if authority.take_lost():
             self._sweeps = [now, now + SWEEP_AGAIN_S]
         while self._sweeps and self._sweeps[0] <= now:
             self._sweeps.pop(0)

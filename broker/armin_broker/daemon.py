@@ -126,9 +126,9 @@ def serve(
                 )
                 wake.stop = loop.stop
                 armin.note("serving")
+                _log_start(armin, endpoints)
                 ready(endpoints)
                 notifier.ready()
-                _log_start(armin, endpoints)
                 if not wake.asked:
                     loop.run()
                 logger.info("stopped", extra=fields(signal=wake.signal, position=armin.position))

@@ -81,8 +81,15 @@ class Keyring:
         self.directory = directory
 
     def exists(self) -> bool:
-        """Whether keys were ever made here."""
-        return (self.directory / SERVER_FILE).exists()
+        """Whether keys were ever made here. Raises KeysInvalid where that cannot be told."""
+        try:
+            return any(
+                name == SERVER_FILE or name.endswith(PUBLIC_SUFFIX) for name in os.listdir(self.directory)
+            )
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise KeysInvalid(f"{self.directory}: {error.strerror}") from None
 
     # --- reading ---
 
@@ -195,7 +202,7 @@ class Keyring:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _give(directory, directory.parent)
         check_private(self.directory)
-        if not self.exists():
+        if not (self.directory / SERVER_FILE).exists():
             pair = Pair.new()
             with suppress(FileExistsError):  # somebody else was faster
                 _write_new(

@@ -116,9 +116,7 @@ class Verifier:
         if report is None:
             raise BadRequest(f"there is no verify job {number}", field="job")
         if isinstance(report, Failure):
-            raise StorageFailed(
-                f"the file could not be read: {report}; verify again", reason="read", retry=False
-            )
+            raise StorageFailed(f"the file could not be read: {report}; verify anew", reason="read")
         return {
             "job": number,
             "done": True,

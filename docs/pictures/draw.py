@@ -1,4 +1,4 @@
-"""Draw the pictures of the terminal views: `make pictures`.
+"""Draw the pictures of the terminal views: `make pictures`, or `draw.py SECONDS DIRECTORY`.
 
 A real engine on a directory of its own, under a load from a seed, looked at as `armin status` and `armin top`
 look at it. What differs from run to run is what the machine makes of it; paths are replaced.
@@ -31,7 +31,7 @@ from armin.cli.watching import History, Reading, Source
 HERE = Path(__file__).parent
 SHOWN_DIRECTORY = "/srv/chat"  # in place of the temporary one
 SEED = 11
-SECONDS = 60  # of load: the sparklines' minute
+SECONDS = 60  # of load: the minute of the sparklines
 WIDTH = 100
 
 
@@ -102,11 +102,11 @@ class Load:
                     return
 
 
-def watched(directory: Path) -> History:
-    """A minute of readings under load."""
+def watched(directory: Path, seconds: int) -> History:
+    """A reading each second, under load."""
     history, source = History(), Source(Where(directory))
     due = time.monotonic()
-    for _ in range(SECONDS):
+    for _ in range(seconds):
         history.add(shown(source.look()))
         due += 1
         time.sleep(max(due - time.monotonic(), 0))
@@ -121,7 +121,7 @@ def shown(reading: Reading) -> Reading:
     return dataclasses.replace(reading, hello=dataclasses.replace(reading.hello, endpoints={"ipc": ipc}))
 
 
-def draw(name: str, height: int, *what: Any) -> None:
+def draw(target: Path, height: int, what: Any) -> None:
     """One picture, as a terminal of this height shows it."""
     console = Console(
         record=True,
@@ -133,13 +133,13 @@ def draw(name: str, height: int, *what: Any) -> None:
         legacy_windows=False,
         highlight=False,
     )
-    console.print(*what)
-    svg = console.export_svg(title=f"armin --dir {SHOWN_DIRECTORY} {name}", unique_id=name)
-    (HERE / f"{name}.svg").write_text(svg + "\n", encoding="utf-8")
+    console.print(what)
+    svg = console.export_svg(title=f"armin --dir {SHOWN_DIRECTORY} {target.stem}", unique_id=target.stem)
+    target.write_text(svg + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Draw all of them."""
+def main(seconds: int = SECONDS, target: Path = HERE) -> None:
+    """Draw all of them into the directory `target`, after so many seconds of load."""
     os.environ["TZ"] = "UTC"
     time.tzset()
     with tempfile.TemporaryDirectory(prefix="armin-") as name:
@@ -150,20 +150,17 @@ def main() -> None:
             assert engine.stdout is not None
             engine.stdout.readline()
             with Load(directory):
-                history = watched(directory)
+                history = watched(directory, seconds)
         finally:
             engine.terminate()
             engine.wait()
     last = history.served
     assert last is not None
     assert last.hello is not None
-    draw("top", 22, Dashboard(history, 1.0))
-    draw(
-        "status",
-        24,
-        terminal.sections(sections(last.hello, last.stats, last.reasons), troubled(last.stats, ())),
-    )
+    draw(target / "top.svg", 22, Dashboard(history, 1.0))
+    found = sections(last.hello, last.stats, last.reasons)
+    draw(target / "status.svg", 24, terminal.sections(found, troubled(last.stats, last.reasons)))
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:2]), *map(Path, sys.argv[2:3]))

@@ -222,6 +222,8 @@ class SQLiteStore:
         if self._writer is None:
             self._writer = _connect(self.path)
             _use_wal(self._writer, self.path)
+            # A file that used none, as a backup, has its WAL only once it is read.
+            self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._standing = Standing([self.path, beside(self.path, "-wal"), beside(self.path, "-shm")])
             self.reader.close()
             self._reader = None

@@ -51,7 +51,11 @@ def test_beside_a_running_engine(armin: CommandLine, place: Path) -> None:
 
 def test_without_an_engine_and_after_a_kill(armin: CommandLine, engine: Engine, place: Path) -> None:
     engine.kill()
+    wal = engine.directory / "armin.db-wal"
+    held = wal.read_bytes()
+    assert held
     assert armin.json("backup", str(place / "killed.db"))[0]["position"] == 21
+    assert wal.read_bytes() == held  # a reader brings nothing home
     engine.start()
     assert engine.stop() == 0
     assert armin.json("backup", str(place / "stopped.db"))[0]["position"] == 21
@@ -114,10 +118,11 @@ def test_every_goes_on_until_it_is_told_and_outlives_a_failure(
         aside.rename(engine.directory / "armin.db")
         while parsed(running.line() + "\n")[0]["path"] in [str(place / name) for name in kept]:
             pass
+        assert running.line()  # so the one before has ended
         wait_until(lambda: names(place)[0] > kept[0])
         assert running.signal(signal.SIGTERM) == 0
     assert not second.exists()
-    assert len(names(place)) == 2
+    assert 2 <= len(names(place)) <= 3  # the signal may come before the oldest is deleted
 
 
 def test_every_ends_with_the_code_of_a_failure(engine: Engine, place: Path) -> None:

@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +179,15 @@ def test_an_engine_that_hangs_does_not_keep_it_from_ending(engine: Engine) -> No
             assert time.monotonic() - began < 8
         finally:
             engine.process.send_signal(signal.SIGCONT)
+
+
+def test_what_is_no_absence_ends_it_with_its_own_exit_code(short_dir: Path) -> None:
+    line = CommandLine(ARMIN_URL="tcp://127.0.0.1:1")
+    with line.terminal("--key", str(short_dir / "none.key"), "top") as terminal:
+        result = terminal.end()
+        assert_left_clean(terminal)
+    assert result.code == line.run("--key", str(short_dir / "none.key"), "status").code
+    assert "none.key" in result.out.rpartition(NO_SCREEN)[2]
 
 
 def test_trouble_is_named(engine: Engine) -> None:

@@ -83,6 +83,28 @@ def test_an_asyncio_request_with_a_key_that_is_not_known_ends_soon(door: Door, s
     asyncio.run(asyncio.wait_for(ask(), 20))
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_an_engine_that_asks_for_keys_and_one_that_does_not_are_told_apart(
+    door: Door, short_dir: Path, locked: bool
+) -> None:
+    """The caller is told at once, blocking or not: libzmq would not try again."""
+
+    async def ask(url: str, key: Path | None) -> None:
+        async with armin.connect_async(url, key=key, timeout=60) as client:
+            with pytest.raises(armin.NotAuthorized, match=said):
+                await client.ping()
+
+    open_engine = Engine(short_dir / "open", "--tcp", "127.0.0.1:0").start()
+    with open_engine.peer() as peer:
+        port = peer.ask("hello")["endpoints"]["tcp"]["commands"]
+    url, key = (door.url, None) if locked else (f"tcp://127.0.0.1:{port}", door.key("reader"))
+    said = "asks for a key" if locked else "asks for no keys"
+    with armin.connect(url, key=key, timeout=60) as client, pytest.raises(armin.NotAuthorized, match=said):
+        client.ping()
+    asyncio.run(asyncio.wait_for(ask(url, key), 20))
+    open_engine.stop()
+
+
 def test_effects_are_not_for_readers(door: Door) -> None:
     async def effects() -> None:
         async with armin.connect_async(door.url, key=door.key("writer")) as client:

@@ -103,6 +103,9 @@ class FaultyEngine:
             front.send_multipart([envelope[0], *returned, reply])
 
     def _pass_event(self, frames: list[bytes], out: zmq.Socket[bytes]) -> None:
+        if len(frames) == 1:  # a welcome
+            out.send_multipart(frames)
+            return
         topic, packed = frames
         for altered_topic, event in self._fault.event(topic, msgpack.unpackb(packed)):
             out.send_multipart([altered_topic, msgpack.packb(event)])

@@ -62,6 +62,7 @@ def test_a_copy_is_one_file_of_its_owner_that_needs_no_wal(database: Path, place
         assert names(place) == ["copy.db"]
     with Armin(made.path) as engine:
         assert engine.position == 21
+        assert engine.append(1, "user", "the copy is a database").first_seq == 21
         assert engine.verify().equal
 
 

@@ -18,12 +18,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="repeats a run; chosen and printed by default")
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--wire", action="store_true", help="over the sockets of a real engine")
+    parser.add_argument("--keys", action="store_true", help="with --wire: the engine demands keys on tcp")
     parser.add_argument("--save", action="store_true", help="keep a frame for each new outcome in the corpus")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"seed {seed}, {options.inputs} inputs", flush=True)
     if options.wire:
-        wire.run(seed, options.inputs)
+        wire.run(seed, options.inputs, with_keys=options.keys)
     else:
         _in_process(seed, options.inputs, save=options.save)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -15,7 +16,7 @@ from tests.fuzz.commands import Commands
 from tests.fuzz.corpus import Corpus
 
 INPUTS = 20_000
-WIRE_INPUTS = 20_000
+WIRE_INPUTS = 10_000
 
 
 def test_what_was_found_before_breaks_nothing() -> None:
@@ -71,10 +72,13 @@ def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"after" in found.value.frames[0]
 
 
-def test_no_socket_is_harmed_by_any_peer(engine: Engine) -> None:
-    engine.stop()
-    engine.options = ("--tcp", "127.0.0.1:0")
-    engine.start()
-    held = wire.attack_engine(engine, seed=6, inputs=WIRE_INPUTS)
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_no_socket_is_harmed_by_any_peer(short_dir: Path, with_keys: bool) -> None:
+    keys = wire.make_keys(short_dir / "e") if with_keys else []
+    engine = Engine(short_dir / "e", "--tcp", "127.0.0.1:0").start()
+    try:
+        held = wire.attack_engine(engine, seed=6, inputs=WIRE_INPUTS, keys=keys)
+    finally:
+        code = engine.stop()
     assert held["inputs"] >= WIRE_INPUTS
-    assert engine.stop() == 0
+    assert code == 0

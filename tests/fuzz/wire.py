@@ -13,13 +13,16 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 import zmq
 
+from armin.credentials import load
+from armin_broker import protocol
+from armin_broker.keyring import Keyring
 from tests.fuzz.commands import ODD, Commands
 from tests.fuzz.corpus import Corpus
 from tests.fuzz.measure import descriptors
@@ -65,6 +68,9 @@ COMMANDS: Final = (
     b"",
 )
 
+CURVE: Final = ((b"\x05HELLO", 200), (b"\x08INITIATE", 257), (b"\x08INITIATE", 400), (b"\x07MESSAGE", 33))
+
+Key = Mapping[int, bytes]  # options of CURVE
 Place = str | int  # a socket's path, or its port on loopback
 
 
@@ -75,15 +81,20 @@ class Broken(Exception):
 class Attack:
     """All that is done to one engine."""
 
-    def __init__(self, engine: Engine, seed: int) -> None:
+    def __init__(self, engine: Engine, seed: int, keys: Sequence[Key] = ()) -> None:
         self.chance = random.Random(seed)
         self.engine = engine
         self.sent = 0
         self._commands = Commands(self.chance, Corpus().frames)
         self._held: list[socket.socket] = []
         self._witness = Peer(engine.endpoint("commands"))
-        self._abuser = Peer(engine.endpoint("commands"))
         self.hello = self._witness.ask("hello")
+        self._keys = keys
+        by_tcp = f"tcp://127.0.0.1:{self.hello['endpoints']['tcp']['commands']}"
+        self._abusers = [
+            Peer(engine.endpoint("commands")),
+            *(Peer(by_tcp, key=key) for key in keys or (None,)),
+        ]
         self._warm_up()
         self._places: list[tuple[str, Place]] = [
             (name, place) for places in self.hello["endpoints"].values() for name, place in places.items()
@@ -141,7 +152,8 @@ class Attack:
 
     def leave(self) -> None:
         """Everybody goes but the witness."""
-        self._abuser.close()
+        for abuser in self._abusers:
+            abuser.close()
         while self._held:
             self._held.pop().close()
 
@@ -154,7 +166,7 @@ class Attack:
 
     def _multipart(self) -> int:
         """Commands of all sorts under envelopes of all sorts: each is answered."""
-        count, peer = 100, self._abuser
+        count, peer = 100, self.chance.choice(self._abusers)
         for _ in range(count):
             envelope = [
                 self.chance.randbytes(self.chance.choice((0, 1, 8))) for _ in range(self.chance.randrange(3))
@@ -178,9 +190,11 @@ class Attack:
         count = 100
         _, place = self.chance.choice([each for each in self._places if each[0] == "live"])
         endpoint = f"ipc://{place}" if isinstance(place, str) else f"tcp://127.0.0.1:{place}"
-        subscriber = self._abuser.context.socket(zmq.XSUB)
+        subscriber = self._abusers[0].context.socket(zmq.XSUB)
         with subscriber:
             subscriber.linger = 0
+            for option, value in (self.chance.choice(self._keys) if self._keys else {}).items():
+                subscriber.setsockopt(option, value)
             subscriber.connect(endpoint)
             for _ in range(count):
                 lead = self.chance.choice((b"\x01", b"\x01", b"\x00", b"\x02", b""))
@@ -257,6 +271,9 @@ class Attack:
 
     def _strange_command(self) -> bytes:
         chance = self.chance
+        if chance.random() < 0.2:  # of the sizes that CURVE's have, so that their boxes are opened
+            name, size = chance.choice(CURVE)
+            return frame(name + b"\x01\x00" + chance.randbytes(size - len(name) - 2), 4)
         word = chance.choice(COMMANDS)
         name = bytes([chance.choice((len(word), len(word), 0, 255))]) + word
         rest = chance.choice(
@@ -312,9 +329,18 @@ def _memory(attack: Attack) -> int:
     return attack.engine.rss() - int(attack.look()["history_bytes"])
 
 
-def attack_engine(engine: Engine, seed: int, inputs: int) -> dict[str, int]:
-    """Half of the inputs, then the other half, and what the engine held in between. Raises Broken."""
-    attack = Attack(engine, seed)
+def make_keys(directory: Path) -> list[Key]:
+    """A key of every role for the engine of that directory."""
+    keyring = Keyring(directory / protocol.KEYS_DIRECTORY)
+    return [load(keyring.new(role, role)[1]).options() for role in protocol.KEY_ROLES]
+
+
+def attack_engine(engine: Engine, seed: int, inputs: int, keys: Sequence[Key] = ()) -> dict[str, int]:
+    """Half of the inputs, then the other half, and what the engine held in between. Raises Broken.
+
+    keys: for the peers by tcp that come in, where the engine demands them.
+    """
+    attack = Attack(engine, seed, keys)
     try:
         start, open_before = _memory(attack), descriptors(engine.pid)
         attack.run(inputs // 2)
@@ -332,13 +358,15 @@ def attack_engine(engine: Engine, seed: int, inputs: int) -> dict[str, int]:
     return {"start": start, "half": half, "end": end, "inputs": attack.sent}
 
 
-def run(seed: int, inputs: int) -> None:
-    """Against an engine of its own; says what came of it."""
+def run(seed: int, inputs: int, *, with_keys: bool) -> None:
+    """Against an engine of its own, which demands keys on tcp or does not; says what came of it."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="armin-fuzz-") as directory:
-        engine = Engine(Path(directory) / "e", "--tcp", "127.0.0.1:0").start()
+        path = Path(directory) / "e"
+        keys = make_keys(path) if with_keys else []
+        engine = Engine(path, "--tcp", "127.0.0.1:0").start()
         try:
-            held = attack_engine(engine, seed, inputs)
+            held = attack_engine(engine, seed, inputs, keys)
         finally:
             code = engine.stop()
     took = time.monotonic() - began

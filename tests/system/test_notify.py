@@ -87,6 +87,7 @@ def test_ready_once_the_sockets_answer_then_stopping_and_a_clean_end(
     assert stopped.stop() == 0
     said = [message.splitlines()[0] for message in manager.heard()]
     assert said == ["STATUS=opening", "READY=1", "STOPPING=1"]
+    assert "EXTEND_TIMEOUT_USEC=300000000" in manager.messages[0]
 
 
 @one_kind

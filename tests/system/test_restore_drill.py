@@ -11,7 +11,7 @@ import pytest
 
 import armin
 from armin import Client, CursorInvalid, Event
-from command_line import CommandLine
+from command_line import CommandLine, parsed
 from harness import Engine, wait_until
 
 PATIENCE_S = 60.0  # of clients that outlive the restore
@@ -152,7 +152,7 @@ def test_the_drill(engine: Engine, short_dir: Path) -> None:
         assert handled == list(range(21, now.position + 1))
 
         assert client.backup().position == now.position
-    [again] = command.json("backup", str(backups), "--keep", "1")
+    [again] = parsed(command.run("backup", str(backups), "--keep", "1", "--json").out)
     assert [path.name for path in backups.iterdir()] == [Path(again["path"]).name]
     assert command.ok("verify", again["path"]).startswith("the file and its digests agree")
 

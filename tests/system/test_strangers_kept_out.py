@@ -87,6 +87,20 @@ def test_keys_that_cannot_be_used_are_refused_at_the_start(short_dir: Path, dama
     assert engine.stop() == 0
 
 
+def test_a_server_key_that_is_gone_does_not_open_the_door(short_dir: Path) -> None:
+    keyring = Keyring(short_dir / "e" / "keys")
+    keyring.new("a", "reader")
+    (keyring.directory / "server.key").unlink()
+    for host in ("127.0.0.1", "0.0.0.0"):
+        assert CommandLine().run("serve", str(short_dir / "e"), "--tcp", f"{host}:0").code == 19
+
+
+def test_keys_that_are_no_directory_are_refused(short_dir: Path) -> None:
+    (short_dir / "e").mkdir(mode=0o700)
+    (short_dir / "e" / "keys").touch()
+    assert CommandLine().run("serve", str(short_dir / "e"), "--tcp", "127.0.0.1:0").code == 19
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o710, 0o701, 0o770])
 def test_a_directory_that_is_open_to_others_is_refused(short_dir: Path, mode: int) -> None:
     directory = short_dir / "e"

@@ -38,7 +38,7 @@ def no_reply(
     if isinstance(target, TcpTarget):
         reason, message = _at_address(target, timeout, sent)
         if not sent and not nobody:
-            message += f"; {_about_keys(target)}"
+            message += _about_keys(target)
     else:
         reason, message = _at_directory(target, timeout, sent)
     if sent and writes:
@@ -55,9 +55,8 @@ def _at_address(target: TcpTarget, timeout: float, sent: bool) -> tuple[str, str
 
 def _about_keys(target: TcpTarget) -> str:
     """What may be wrong where a connection is taken, and cut before a word is said."""
-    if target.credentials is None:
-        return "if an engine is there, it may ask for a key (ARMIN_KEY)"
-    return f"if an engine is there, the key {target.credentials.name} was made for another one"
+    key = target.credentials
+    return "" if key is None else f"; if an engine is there, the key {key.name} was made for another one"
 
 
 def _at_directory(target: DirectoryTarget, timeout: float, sent: bool) -> tuple[str, str]:

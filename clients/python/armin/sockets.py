@@ -34,7 +34,7 @@ _TCP: Final[Mapping[int, int]] = {zmq.HEARTBEAT_IVL: 5000, zmq.HEARTBEAT_TIMEOUT
 
 
 class Opened(NamedTuple, Generic[S]):
-    """A socket, and what tells whether its key was refused; None where it has no key."""
+    """A socket, and what tells whether it is let in; None where no key is asked for, as on ipc."""
 
     socket: S
     refusal: Refusal | None
@@ -118,7 +118,7 @@ def _connect(
     try:
         for option, value in options.items():
             socket.setsockopt(option, value)
-        if credentials is not None:
+        if endpoint.startswith("tcp://"):
             refusal = Refusal(socket, endpoint, credentials)
         socket.connect(endpoint)
     except BaseException:

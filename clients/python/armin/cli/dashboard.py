@@ -101,7 +101,11 @@ class Dashboard:
             "effects",
             f"{amount(stats['effects_sent'])} sent",
             f"{amount(stats['effects_backlog'])} wait, {amount(stats['effects_dropped'])} dropped",
-            f"workers: {amount(stats['waiting'])} wait, {amount(stats['leased'])} leased,"
+        )
+        yield _row(
+            "workers",
+            f"{amount(stats['worker_groups'])} groups",
+            f"{amount(stats['waiting'])} wait, {amount(stats['leased'])} leased,"
             f" {amount(stats['dead'])} dead",
         )
         found = figures.trouble(stats)

@@ -177,7 +177,9 @@ def _show(
         if keys in ready and keys is not None and not QUIT.isdisjoint(os.read(keys, 64) or b"q"):
             return
         changed = size != screen.console.size
-        size = screen.console.size
+        if changed:
+            size = screen.console.size
+            screen.console.clear()  # what the terminal made of the old screen
         while readings:
             reading = readings.popleft()
             if isinstance(reading, Exception):
