@@ -106,6 +106,7 @@ def stops(place: Place, over: Over) -> None:
     if child == 0:
         with zmq.Context() as context, place.connect(context, zmq.SUB, "live") as live:
             live.subscribe(b"")
+            live.recv_multipart()  # the welcome, which comes before the subscription is in place
             live.poll(10_000)
             os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)

@@ -157,9 +157,7 @@ class Sockets:
 class Peer(Sockets):
     """A DEALER that speaks raw frames: `[correlation id, command]`, pipelining as it likes."""
 
-    def __init__(
-        self, endpoint: str, kind: int = zmq.DEALER, key: Mapping[int, bytes] | None = None
-    ) -> None:
+    def __init__(self, endpoint: str, kind: int = zmq.DEALER, key: Mapping[int, bytes] | None = None) -> None:
         super().__init__()
         self.socket = self.open(kind, endpoint, key=key)
         self._sent = 0

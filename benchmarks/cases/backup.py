@@ -20,11 +20,13 @@ from armin_broker.protocol import BACKUPS_DIRECTORY, DATABASE_FILE
 from armin_engine.offline import verify_file
 from benchmarks.bench import MESSAGE_BYTES, SYNC, TEXT, Bench, case
 from benchmarks.cases.appends import IN_FLIGHT
-from benchmarks.filled import Filling, copied
 from benchmarks.rows import Check, Pairs, Row, Sample
 from benchmarks.servers import Engine, Hand, crew
 
 MIB: Final = 1 << 20
+SESSIONS: Final = 100
+STORED_BYTES: Final = 5_000  # a message as agents write them: most of the file is theirs
+STORED: Final = (TEXT * (STORED_BYTES // len(TEXT) + 1))[:STORED_BYTES]
 WAYS: Final = ("armin backup", "the op backup")
 BACKUP_S: Final = 300.0  # one that takes longer is a failure
 QUIET_S: Final = 3.0  # a window without backups is no longer
@@ -41,26 +43,28 @@ class Made(NamedTuple):
 
 @case("16", "p99 of appends during full backups, one after the other / p99 without")
 def backups(bench: Bench, row: Row) -> None:
-    filling = Filling(bench.size(500, 50), each=1_000, open_at_once=bench.size(500, 50), turn=5)
-    each = bench.size(2, 1)
+    stored = bench.size(50_000, 10_000)
+    each = bench.size(3, 1)
     row.setting |= {
         "sync": SYNC,
         "message_bytes": MESSAGE_BYTES,
         "writers": 1,
-        "stored": str(filling),
+        "stored": f"{stored:,} messages of {STORED_BYTES:,} bytes in {SESSIONS} sessions, a key each",
         "window": f"as long as {each} backups take, one after the other (in flight: one), then up to"
         f" {QUIET_S:.0f} s without",
         "keys": "the client's, UUIDv7",
     }
     for way in WAYS:
         with (
-            copied(bench, filling) as directory,
-            Engine(directory) as engine,
+            bench.directory() as root,
+            Engine(root / "e") as engine,
             engine.connect() as client,
             client.pipeline() as pipe,
-            crew(1, _back_up, directory) as [copier],
+            crew(1, _back_up, root / "e") as [copier],
         ):
+            directory = engine.directory
             session = client.create_session().id
+            _fill(pipe, client, stored)
             row.setting["file"] = f"{(directory / DATABASE_FILE).stat().st_size // MIB} MiB at first"
             alone, in_flight = partial(_alone, client, session), partial(_in_flight, pipe, session)
             _measure(row, f"one at a time, {way}", Stage(directory, copier, each), way, alone, bench.rounds)
@@ -73,6 +77,14 @@ def backups(bench: Bench, row: Row) -> None:
         f"In flight: {IN_FLIGHT} at a time, as fast as the engine takes them; a time runs until the answer is"
         " looked at, with those before it in the same pipe.",
     ]
+
+
+def _fill(pipe: Pipeline, client: armin.Client, messages: int) -> None:
+    ids = [client.create_session().id for _ in range(SESSIONS)]
+    for session_id in itertools.islice(itertools.cycle(ids), messages):
+        pipe.append(session_id, "user", STORED)
+    pipe.flush()
+    client.refresh_snapshot()
 
 
 class Load(NamedTuple):

@@ -44,8 +44,8 @@ def hostile(bench: Bench, row: Row) -> None:
             place = Place(directory, dict(client.hello().endpoints["tcp"]), key)
             _measure(bench, row, engine, client, place, seconds)
     row.notes += [
-        "A hostile process takes a core of its own while it is at it, and so does what the kernel does for it:"
-        " on two cores, much of what is measured is the machine being busy.",
+        "A hostile process takes a core of its own meanwhile, and so does what the kernel does for it: on two"
+        " cores, much of what is measured is the machine being busy.",
         "Floods of subscriptions by somebody who holds a key are not in here: libzmq bounds their length, not"
         " their number.",
     ]

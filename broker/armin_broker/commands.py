@@ -314,15 +314,12 @@ def _backup(fields: _Fields) -> Barrier:
     name, job = fields.get("name"), fields.get("job")
     if job is not None:
         records.check_id(job, "job")
-    if name is not None and (
-        type(name) is not str
-        or _BACKUP_NAME.fullmatch(name) is None
-        or len(name) > protocol.BACKUP_NAME_BYTES_MAX
-    ):
+    most = protocol.BACKUP_NAME_BYTES_MAX
+    if name is not None and not (type(name) is str and len(name) <= most and _BACKUP_NAME.fullmatch(name)):
         raise BadRequest(
-            f"name must be 1 to {protocol.BACKUP_NAME_BYTES_MAX} of a-z, A-Z, 0-9, . _ -, not beginning with .",
+            f"name must be 1 to {most} of a-z, A-Z, 0-9, . _ -, and not begin with a dot",
             field="name",
-            limit=protocol.BACKUP_NAME_BYTES_MAX,
+            limit=most,
         )
     if name is not None and job is not None:
         raise BadRequest("give either name or job", field="job")

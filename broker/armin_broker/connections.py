@@ -9,7 +9,6 @@ may be cut in place of one that has ended by itself; its client connects again.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import struct
 import threading
@@ -184,16 +183,20 @@ def _monitor(
 
 
 def _cut(descriptor: int) -> None:
-    """Shut a connection down, whichever has this number now; what is none is left alone."""
+    """Shut a connection down, whichever has this number now; what is none is left alone.
+
+    Without a duplicate of the descriptor: there may be none left.
+    """
     try:
-        own = os.dup(descriptor)  # libzmq closes its own when it likes
+        connection = socket.socket(fileno=descriptor)
     except OSError:
         return
     try:
-        with socket.socket(fileno=own) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass
+    finally:
+        connection.detach()  # it is libzmq's
 
 
 def limit_for(descriptors: int, used: int, wanted: int) -> int:

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,6 +28,7 @@ from armin_engine.store import NEW_SUFFIX
 from armin_engine.upgrade import sync
 
 PARTIAL_SUFFIX: Final = ".armin-partial"  # a copy that is not whole yet, or whose writer was killed
+SYNC_PAUSE_S: Final = 0.01  # between two syncs while a copy is written
 NICE: Final = 10  # a copier gives way to the engine
 SQLITE_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 
@@ -180,7 +182,8 @@ def copied(database: Path, directory: Path, progress: Progress | None = None) ->
         raise _refused(directory, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it has a writer: see remove_leftovers
-        _copy(database, partial)
+        with _synced_meanwhile(descriptor):
+            _copy(database, partial)
         os.pwrite(descriptor, _ROLLBACK_MODE, _VERSIONS_AT)
         os.fsync(descriptor)
         position, digest = _verified(partial, database, progress)
@@ -200,6 +203,30 @@ def probe_version(database: Path) -> int | None:
         return probe.schema_version(database)
     except sqlite3.Error as error:
         raise probe.reading_failed(database, error) from error
+
+
+@contextlib.contextmanager
+def _synced_meanwhile(descriptor: int) -> Iterator[None]:
+    """Sync what is written little by little: the engine's own syncs would wait for a single large one."""
+    over = threading.Event()
+    errors: list[OSError] = []
+
+    def run() -> None:
+        try:
+            while not over.wait(SYNC_PAUSE_S):
+                os.fsync(descriptor)
+        except OSError as error:  # which the kernel tells only once
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _copy(database: Path, partial: Path) -> None:

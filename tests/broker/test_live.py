@@ -113,6 +113,18 @@ def test_failed_commands_and_reads_publish_nothing(engine: Engine) -> None:
         assert [event["position"] for event in seen] == [1, 2]
 
 
+def test_every_connection_begins_with_the_epoch(engine: Engine, peer: Peer) -> None:
+    welcome = [protocol.WELCOME_TOPIC + peer.ask("hello")["epoch"].encode()]
+    for topic in (b"", protocol.WELCOME_TOPIC):
+        live = peer.open(zmq.SUB, engine.endpoint("live"), topic)
+        assert live.recv_multipart() == welcome
+    engine.kill()
+    engine.start()
+    assert live.recv_multipart() == welcome  # on the next connection, as the socket makes it by itself
+    facts = peer.open(zmq.SUB, engine.endpoint("live"), b"heartbeat/")
+    assert facts.recv_multipart()[0] == protocol.HEARTBEAT_TOPIC
+
+
 def test_heartbeats_carry_the_position_and_who_speaks(engine: Engine) -> None:
     with following(engine, protocol.HEARTBEAT_TOPIC) as (peer, follower):
         hello = peer.ask("hello")

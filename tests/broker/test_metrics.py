@@ -120,6 +120,7 @@ def test_every_figure_of_stats_is_there_or_left_out_on_purpose(scraped: Engine) 
 
 
 def test_names_follow_the_conventions(scraped: Engine) -> None:
+    settled(scraped)
     families = list(text_string_to_metric_families(scrape(scraped)))
     assert len(families) > 50
     for family in families:
@@ -183,6 +184,7 @@ def test_other_methods_are_refused(scraped: Engine) -> None:
 
 
 def test_scrapes_are_no_lines_in_the_log(scraped: Engine) -> None:
+    wait_until(lambda: '"message": "serving"' in scraped.errors())
     before = scraped.errors()
     for _ in range(3):
         scrape(scraped)

@@ -201,7 +201,7 @@ def test_help_shows_an_example_of_each_command_and_the_table_of_exit_codes(nowhe
 
 def test_the_table_of_exit_codes_is_whole_and_agrees_with_the_daemons() -> None:
     serves = {"10-16": range(10, 17), "19, 22-24": (19, 22, 23, 24)}
-    listed = {code: meaning for code, meaning in exits.MEANINGS}
+    listed = dict(exits.MEANINGS)
     assert {int(code) for code in listed.keys() - serves} == {code.value for code in Exit}
     assert sorted(daemon.EXIT_CODES.values()) == sorted(code for codes in serves.values() for code in codes)
     assert serves.keys() <= listed.keys()

@@ -160,9 +160,9 @@ def test_it_waits_for_an_engine_that_was_never_there(engine: Engine) -> None:
 def test_a_terminal_that_is_resized_is_filled_anew(engine: Engine) -> None:
     with live(engine, "--interval", "3600") as terminal:
         assert "…" not in terminal.screen
-        resize(terminal, 60, 24)
+        resize(terminal, 40, 24)
         anew = terminal.until("…").rpartition("\x1b[H")[2]
-        assert max(map(len, plain(anew))) <= 60
+        assert max(map(len, plain(anew))) <= 40
         terminal.type("q")
         assert terminal.end().code == 0
 

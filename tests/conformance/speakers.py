@@ -16,7 +16,7 @@ from armin.conformance.playing import Said
 from armin.conformance.values import Packed, Pairs
 from armin_broker import protocol
 
-# The client asks on by itself until a comparison or a backup is done, and makes pipelines of what waits to be sent.
+# The client asks on by itself until a comparison or backup is done, and makes pipelines of what waits.
 UNSPOKEN = {"verify", "backup", "pipeline"}
 
 

@@ -25,7 +25,10 @@ SPOKEN_LIMITS = (
     "key_bytes",
     "event_bytes",
     "tails",
-    "other_bounds",
+    "attempts",
+    "request_bytes",
+    "nack_reason_bytes",
+    "lease_bytes",
 )
 CASES |= {f"limits/{name}": ENGINE_CASES[f"limits/{name}"] for name in SPOKEN_LIMITS}
 

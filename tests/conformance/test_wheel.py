@@ -69,4 +69,4 @@ def test_the_command_finds_them_where_it_is_installed(
     assert found.stdout.strip() == str(tmp_path / "armin" / "conformance" / "vectors")
     assert len(run("--list").splitlines()) == len(ENGINE_CASES)
     with running_engine(short_dir / "e"):
-        assert "this engine conforms; 5 cases pass" in run(str(short_dir / "e"), "--only", "hello_ping")
+        assert "this engine conforms; 6 cases pass" in run(str(short_dir / "e"), "--only", "hello_ping")

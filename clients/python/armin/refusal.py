@@ -54,7 +54,7 @@ class Refusal:
             self._message = (
                 f"the engine at {self._endpoint} asks for a key: give it, or set {KEY_VARIABLE}"
                 if key is None
-                else f"the engine at {self._endpoint} asks for no keys, so it is not the one of the key {key.name}"
+                else f"the engine at {self._endpoint} asks for no keys: it is not the one of {key.name}'s key"
             )
 
     def close(self) -> None:

@@ -9,14 +9,14 @@ from typing import Final
 import click
 
 from armin.cli.connection import Where
-from armin.cli.options import json_option
 from armin.cli.exits import Exit
+from armin.cli.options import json_option
 from armin.cli.output import Column, Listing, View, moment, note, write_json
 from armin.cli.records import Record
 from armin.cli.shown import line
 from armin.errors import BadRequest, Conflict
 from armin.target import DIR_VARIABLE
-from armin_broker.keyring import ClientKey, Keyring, KeyRefused, KeysInvalid
+from armin_broker.keyring import ClientKey, KeyRefused, Keyring, KeysInvalid
 from armin_broker.protocol import KEY_ROLES, KEYS_DIRECTORY
 
 

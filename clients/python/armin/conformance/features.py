@@ -16,6 +16,7 @@ GROUP_OPS: Final = frozenset(
 )
 PIPELINE: Final = "pipeline"
 OPS: Final = {PIPELINE: "pipeline", "health": "health", "backup": "backup"}
+REPLIES: Final = {"role": "roles"}  # of `hello`
 FIELDS: Final = {"key": "keys", "after_key": "keys", "name": "names", "meta": "meta", "epoch": "epochs"}
 
 
@@ -31,9 +32,16 @@ def commands(step: Step) -> list[dict[str, Any]]:
 
 def of(case: EngineCase) -> frozenset[str]:
     """The features that a case uses, where its commands are taken."""
-    return frozenset(
-        feature for step in case.steps for command in commands(step) for feature in _uses(command)
-    )
+    used = {feature for step in case.steps for command in commands(step) for feature in _uses(command)}
+    told = {feature for step in case.steps for feature in _tells(step)}
+    return frozenset(used | told)
+
+
+def _tells(step: Step) -> Iterator[str]:
+    """The features that a reply shows."""
+    if isinstance(step.send, dict) and step.send.get("op") == "hello":
+        expected = step.expect if isinstance(step.expect, dict) else {}
+        yield from (REPLIES[field] for field in REPLIES if field in expected)
 
 
 def parts(command: dict[str, Json]) -> list[dict[str, Any]]:
