@@ -30,6 +30,7 @@ HEARTBEAT_TIMEOUT_MS: Final = 30_000  # this
 IO_THREADS: Final = 2
 _IPC_THREAD: Final = 1 << 0
 _TCP_THREAD: Final = 1 << 1
+TCP_THREAD_NAME: Final = "ZMQbg/IO/1"  # as libzmq calls it
 
 _FILES: Final = {
     "commands": protocol.COMMANDS_SOCKET,

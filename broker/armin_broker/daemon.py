@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ import zmq
 
 from armin_broker.binding import (
     IO_THREADS,
+    TCP_THREAD_NAME,
     BindFailed,
     InsecureRefused,
     NotPrivate,
@@ -54,6 +56,7 @@ logger = logging.getLogger(__name__)
 LINGER_MS: Final = 1000  # how long the last replies and the goodbye may take to leave
 CLOSE_MS: Final = 2000  # how long libzmq may take to clear away what has left
 SWITCH_INTERVAL_S: Final = 0.0005  # a verification's thread gives way to the loop this soon
+TCP_NICENESS: Final = 10
 YOUNG_OBJECTS: Final = 50_000  # more than a group commit makes, so most are gone before any is looked at
 FULL_COLLECTIONS: Final = 1_000_000  # collections of younger objects between two of all: next to never
 
@@ -94,6 +97,7 @@ def serve(
     effects = EffectsSocket(context, config.effects_backlog, config.effects_backlog_bytes)
     commands, live = CommandSocket(context), LiveSocket(context)
     sockets = {"commands": commands.socket, "live": live.socket, "effects": effects.socket}
+    _prefer_ipc()
     try:
         authority = commands.authority = authority_for(config, context)
         with (
@@ -254,6 +258,17 @@ def _raise_descriptor_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # some systems say "infinite" and mean less
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _prefer_ipc() -> None:
+    """Let the loop and ipc go before what libzmq does for tcp where processors are short.
+
+    There strangers may keep its thread busy for nothing. Only Linux has threads with a priority of their own.
+    """
+    for task in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):
+            if (task / "comm").read_text().strip() == TCP_THREAD_NAME:
+                os.setpriority(os.PRIO_PROCESS, int(task.name), TCP_NICENESS)
 
 
 def _connections_limit(config: Config) -> int:
