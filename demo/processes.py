@@ -62,7 +62,10 @@ class Engine:
         """Start it; returns the seconds until it served."""
         begun = time.monotonic()
         self.process = subprocess.Popen(
-            [*ARMIN, "serve", str(self.directory)], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [*ARMIN, "serve", "--log-level", "warning", str(self.directory)],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], START_S)

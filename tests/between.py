@@ -38,9 +38,9 @@ def event_proxy(engine: Path, directory: Path, drops: Callable[[bytes, bytes], b
             ready.set()
             while not stop.is_set():
                 if source.poll(POLL_MS if not out.poll(0) else 0):
-                    topic, event = source.recv_multipart()
-                    if not drops(topic, event):
-                        out.send_multipart((topic, event))
+                    frames = source.recv_multipart()
+                    if len(frames) != 2 or not drops(frames[0], frames[1]):
+                        out.send_multipart(frames)
                 while out.poll(0):
                     source.send(out.recv())
 

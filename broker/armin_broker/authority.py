@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ DOMAINS: Final[Mapping[str, tuple[str, ...]]] = {
     "live": protocol.KEY_ROLES,
     "effects": (protocol.WORKER, protocol.ADMIN),
 }
+UNREADABLE_LOGGED_S: Final = 10.0  # between two lines about keys that cannot be read
 FRAME_OVERHEAD_BYTES: Final = 64  # CURVE's own, at most, in a frame
 
 
@@ -35,11 +37,15 @@ class Authority:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keyring: Keyring) -> None:
         self._keyring = keyring
         self._pair = keyring.server()
-        self._signature = keyring.signature()
-        keys, problems = keyring.clients()
+        try:
+            self._signature = keyring.signature()
+            keys, problems = keyring.clients()
+        except OSError as error:
+            raise KeysInvalid(f"the keys cannot be read: {error}") from None
         if problems:
             raise KeysInvalid("; ".join(problems))
         self._lost = 0
+        self._next_line = 0.0
         self._reading = threading.Lock()
         # Replaced as a whole: the authenticator's thread and the loop look things up in it.
         self._senders = {key.public: key.sender for key in keys}
@@ -54,12 +60,11 @@ class Authority:
 
     def stop(self) -> None:
         """Let nobody in any more; to be called before the context ends."""
+        if self._authenticator.pipe is not None and not self._authenticator.is_alive():
+            # Its thread is dead, so nobody would take what `stop` sends, and it would wait for ever.
+            self._authenticator.pipe.close(0)
+            self._authenticator.pipe = None
         self._authenticator.stop()
-
-    @property
-    def public_key(self) -> str:
-        """The engine's public key in Z85, pinned by clients."""
-        return self._pair.public.decode()
 
     def guard(self, socket: zmq.Socket[bytes], domain: str) -> None:
         """Demand a key on whatever `socket` is bound to from now on."""
@@ -73,8 +78,11 @@ class Authority:
     def callback(self, domain: str, key: bytes) -> bool:
         """Whether a key, in Z85, may connect to a domain; called in the authenticator's thread."""
         text = key.decode()
-        if self.sender(text) is UNKNOWN:
-            self.refresh()  # it may be a moment old; libzmq's client would not come again
+        try:
+            if self.sender(text) is UNKNOWN:
+                self.refresh()  # it may be a moment old; libzmq's client would not come again
+        except Exception:  # it would end the thread, and nobody could come in any more
+            logger.exception("reading the keys failed; going by those that are known")
         return self.sender(text).role in DOMAINS[domain]
 
     def sender(self, key: str) -> Sender:
@@ -84,20 +92,31 @@ class Authority:
     def refresh(self) -> None:
         """Read the files again if they have changed.
 
-        One that cannot be used takes its key out of force, and nobody else's.
+        One that cannot be used takes its key out of force, and nobody else's. While none can be read, for want
+        of descriptors, say, those that are known stay in force.
         """
         with self._reading:
-            signature = self._keyring.signature()
-            if signature == self._signature:
+            try:
+                signature = self._keyring.signature()
+                if signature == self._signature:
+                    return
+                keys, problems = self._keyring.clients()
+            except OSError as error:
+                self._tell_unreadable(error)
                 return
             self._signature = signature
-            keys, problems = self._keyring.clients()
             for problem in problems:
                 logger.error("a key is out of force: %s", problem)
             before, self._senders = self._senders, {key.public: key.sender for key in keys}
             lost = [sender for key, sender in before.items() if self._senders.get(key) != sender]
             self._lost += len(lost)
             logger.info("keys read again: %d in force, %d revoked or changed", len(keys), len(lost))
+
+    def _tell_unreadable(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + UNREADABLE_LOGGED_S
+            logger.error("the keys cannot be read again, those that are known stay in force: %s", error)
 
     def take_lost(self) -> int:
         """How many have lost a right since this was last asked: if any, connections must be cut."""

@@ -149,11 +149,6 @@ class Backups:
             self._failed += 1
             logger.error("backup failed: %s", outcome["message"])
 
-    @property
-    def running(self) -> bool:
-        """Whether a job is under way, or has ended without `step` having looked."""
-        return self._job is not None
-
     def gauges(self) -> dict[str, Any]:
         """How the last one went, and of the last good one what it came to; nil where there was none.
 

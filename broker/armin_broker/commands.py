@@ -196,7 +196,8 @@ def _tails(fields: _Fields) -> Read:
         raise BadRequest("session_ids must be an array", field="session_ids")
     records.check_count(len(session_ids), "session_ids", "ids", limits.TAILS_MAX)
     for index, session_id in enumerate(session_ids):
-        records.check_id(session_id, f"session_ids[{index}]")
+        if type(session_id) is not int or not 1 <= session_id <= protocol.ID_MAX:
+            records.check_id(session_id, f"session_ids[{index}]")  # it says what is wrong
     return Read(
         lambda service: replies.ok(service.armin.position, {"tails": service.armin.tails(session_ids)})
     )

@@ -1,9 +1,10 @@
 """Every connection to the three sockets: counted, bounded, and cut when a key is revoked.
 
 In a thread of its own, so that a flood of connections stops no turn of the loop. libzmq tells of each
-connection by the number of its descriptor. One is cut by shutting that down, as if its peer had gone:
-libzmq then clears it away. Descriptors are numbered anew quickly, so now and then an innocent connection
-may be cut in place of one that has ended by itself; its client connects again.
+connection by the number of its descriptor, for each socket in order, but not of one socket before another:
+a number may be known of two sockets for a moment. A connection is cut by shutting its descriptor down, as if
+its peer had gone: libzmq then clears it away. Numbers are given anew quickly, so now and then an innocent
+connection may be cut in place of one that has ended by itself; its client connects again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from armin_broker.authority import Authority
 
 logger = logging.getLogger(__name__)
 
-LOOK_MS: Final = 200  # between two looks at the files of keys
+LOOK_S: Final = 0.2  # between two looks at the files of keys
 SWEEP_AGAIN_S: Final = 0.3  # after a revocation: for handshakes that were under way
 EVENTS_IN_A_ROW: Final = 16  # taken until the loop may go on
+AFTER_FAULT_S: Final = 1.0  # nothing else is done for so long after a bug of ours
 REST_S: Final = 0.01  # between two looks at what has come, in a flood of connections
 REFUSALS_LOGGED_S: Final = 10.0  # between two lines about peers that were not let in
 
@@ -36,8 +38,8 @@ _EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _FAILURES
 _EVENT: Final = struct.Struct("=HI")  # kind, value
 
 
-class _Open(NamedTuple):
-    """One connection."""
+class _Place(NamedTuple):
+    """Where a connection was accepted."""
 
     socket: str
     transport: str
@@ -59,25 +61,31 @@ class Connections:
         self._clock = clock
         self._monitors = {_monitor(context, name, each): name for name, each in sockets.items()}
         self._reader, self._waker = socket.socketpair()
-        self._open: dict[int, _Open] = {}
-        self._counts: Counter[_Open | str] = Counter()
+        self._open: dict[tuple[str, int], _Place] = {}  # by socket and descriptor
+        self._counts: Counter[_Place | str] = Counter()
         self._refused = 0
         self._failed = 0
         self._failed_logged = 0
         self._next_line = clock()
         self._sweeps: list[float] = []
+        self._next_look = clock()
         self._thread = threading.Thread(target=self._watch, name="connections", daemon=True)
 
     def __enter__(self) -> Self:
         """Watch from now on; to be entered before anything is bound, and left before it is closed."""
-        if self._authority is not None:
-            self._authority.start()
-        self._thread.start()
+        try:
+            if self._authority is not None:
+                self._authority.start()
+            self._thread.start()
+        except BaseException:  # a signal, say
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._waker.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self._authority is not None:
             self._authority.stop()
         self._reader.close()
@@ -88,7 +96,7 @@ class Connections:
         """Connections as they stand, and what was refused since the start."""
         counts = self._counts
         return {
-            "followers": counts[_Open("live", "ipc")] + counts[_Open("live", "tcp")],
+            "followers": counts[_Place("live", "ipc")] + counts[_Place("live", "tcp")],
             "connections_ipc": counts["ipc"],
             "connections_tcp": counts["tcp"],
             "connections_refused": self._refused,
@@ -106,11 +114,15 @@ class Connections:
             ready = dict(poller.poll(self._timeout()))
             if self._reader.fileno() in ready:
                 return
-            for monitor, name in self._monitors.items():
-                if monitor in ready:
-                    self._take(monitor, name)
-            self._look_at_keys()
-            self._tell()
+            try:
+                for monitor, name in self._monitors.items():
+                    if monitor in ready:
+                        self._take(monitor, name)
+                self._look_at_keys()
+                self._tell()
+            except Exception:  # without this thread nothing would bound or cut connections any more
+                logger.exception("watching connections failed; going on")
+                time.sleep(AFTER_FAULT_S)
             self._rest()
 
     def _rest(self) -> None:
@@ -120,7 +132,7 @@ class Connections:
 
     def _timeout(self) -> int | None:
         """Milliseconds until something is due; without keys nothing ever is."""
-        return None if self._authority is None else LOOK_MS
+        return None if self._authority is None else int(1000 * LOOK_S)
 
     def _take(self, monitor: zmq.Socket[bytes], name: str) -> None:
         try:
@@ -130,25 +142,24 @@ class Connections:
                 if not number % EVENTS_IN_A_ROW:
                     time.sleep(0)  # who waits for Python gets it now, not after a switch interval
                 if kind == zmq.EVENT_ACCEPTED:
-                    self._accepted(value, _Open(name, endpoint[:3].decode("ascii", "replace")))
+                    self._accepted(value, _Place(name, endpoint[:3].decode("ascii", "replace")))
                 elif kind == zmq.EVENT_DISCONNECTED:
-                    self._gone(value)
+                    self._gone(name, value)
                 elif kind & _FAILURES:
                     self._failed += bool(kind & _REFUSALS)
         except zmq.Again:
             return
 
-    def _accepted(self, descriptor: int, new: _Open) -> None:
-        self._gone(descriptor)  # its number was given again before we were told of its end
-        self._open[descriptor] = new
+    def _accepted(self, descriptor: int, new: _Place) -> None:
+        self._open[new.socket, descriptor] = new
         self._counts[new] += 1
         self._counts[new.transport] += 1
         if self._counts[new.transport] > self.limit:
             self._refused += 1
             _cut(descriptor)
 
-    def _gone(self, descriptor: int) -> None:
-        old = self._open.pop(descriptor, None)
+    def _gone(self, name: str, descriptor: int) -> None:
+        old = self._open.pop((name, descriptor), None)
         if old is not None:
             self._counts[old] -= 1
             self._counts[old.transport] -= 1
@@ -158,12 +169,14 @@ class Connections:
         if authority is None:
             return
         now = self._clock()
-        authority.refresh()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            authority.refresh()
         if authority.take_lost():
             self._sweeps = [now, now + SWEEP_AGAIN_S]
         while self._sweeps and self._sweeps[0] <= now:
             self._sweeps.pop(0)
-            for descriptor, each in self._open.items():
+            for (_, descriptor), each in self._open.items():
                 if each.transport == "tcp":
                     _cut(descriptor)
 

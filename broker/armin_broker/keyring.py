@@ -13,6 +13,8 @@ import json
 import os
 import re
 import secrets
+import stat
+import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -108,7 +110,10 @@ class Keyring:
         return pair
 
     def clients(self) -> tuple[list[ClientKey], list[str]]:
-        """Every client's key by name, and what is wrong with those that cannot be used."""
+        """Every client's key, and what is wrong with those that cannot be used.
+
+        Raises OSError where they cannot be read for now.
+        """
         try:
             check_private(self.directory)
         except KeysInvalid as error:
@@ -130,16 +135,18 @@ class Keyring:
                 problems.append(f"{self.directory}: {names} are one and the same key, so none of them counts")
         return [twins[0] for twins in found.values() if len(twins) == 1], problems
 
-    def signature(self) -> tuple[tuple[str, int, int, int], ...]:
-        """Changes whenever a client's key was added, removed or changed."""
-        found = []
-        with suppress(OSError), os.scandir(self.directory) as entries:
-            for entry in entries:
-                if entry.name.endswith(PUBLIC_SUFFIX):
-                    with suppress(OSError):
-                        status = entry.stat()
-                        found.append((entry.name, status.st_mtime_ns, status.st_ino, status.st_size))
-        return tuple(sorted(found))
+    def signature(self) -> tuple[tuple[object, ...], ...]:
+        """Changes whenever a client's key was added, removed or changed, or opened to others.
+
+        Raises OSError where that cannot be told.
+        """
+        try:
+            with os.scandir(self.directory) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(PUBLIC_SUFFIX)]
+        except FileNotFoundError:
+            return ()
+        found = [_seen(self.directory / name) for name in sorted(names)]
+        return (_owned(self.directory), *(each for each in found if each))
 
     # --- changing ---
 
@@ -156,6 +163,8 @@ class Keyring:
         key = ClientKey(name, role, pair.public.decode(), time.time_ns() // 1_000_000)
         handed = self.directory / (name + KEY_SUFFIX) if out is None else out
         public = self.directory / (name + PUBLIC_SUFFIX)
+        if not handed.parent.is_dir():
+            raise KeyRefused(f"there is no directory {handed.parent}")
         if public.exists():
             raise KeyRefused(f"there is a key {name} already; revoke it first, or choose another name")
         # The client's file first: a key that the engine knows and nobody has could only be revoked.
@@ -199,8 +208,7 @@ class Keyring:
     def _server_or_new(self) -> Pair:
         for directory in (self.directory.parent, self.directory):  # the engine's own may be made only later
             if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _give(directory, directory.parent)
+                _make_directory(directory)
         check_private(self.directory)
         if not (self.directory / SERVER_FILE).exists():
             pair = Pair.new()
@@ -210,6 +218,21 @@ class Keyring:
                     {"armin_key": FORMAT, "public": pair.public.decode(), "secret": pair.secret.decode()},
                 )
         return self.server()
+
+
+def _seen(path: Path) -> tuple[object, ...]:
+    """What shows that a file is the same, with the same rights; nothing if it is gone. Raises OSError."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return path.name, status.st_ino, status.st_size, *times, status.st_mode, status.st_uid
+
+
+def _owned(path: Path) -> tuple[object, ...]:
+    status = path.stat()
+    return status.st_mode, status.st_uid
 
 
 def check_name(name: str) -> None:
@@ -247,13 +270,21 @@ def _client(path: Path) -> ClientKey:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The fields of one of our files. Raises KeysInvalid, or FileNotFoundError for a client's."""
+    """The fields of one of our files. Raises KeysInvalid, or OSError where it cannot be read for now.
+
+    That is FileNotFoundError for a client's that is gone.
+    """
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # whatever is there
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise KeysInvalid(f"{path} is no regular file")
             text = file.read(FILE_BYTES_MAX + 1)
         check_private(path)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and path.name != SERVER_FILE:
+    except PermissionError as error:
+        raise KeysInvalid(f"{path}: {error.strerror}") from None
+    except FileNotFoundError as error:
+        if path.name != SERVER_FILE:
             raise
         raise KeysInvalid(f"{path}: {error.strerror}") from None
     try:
@@ -270,7 +301,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _key(fields: Mapping[str, Any], name: str, path: Path) -> bytes:
     text = fields.get(name)
     if isinstance(text, str) and len(text) == KEY_CHARACTERS and text.isascii():
-        with suppress(KeyError, ValueError):
+        with suppress(KeyError, ValueError, struct.error):  # the last where it is out of Z85's range
             z85.decode(text)
             return text.encode()
     raise KeysInvalid(f"{path}: its field {name} is no key of {KEY_CHARACTERS} characters (Z85)")
@@ -285,19 +316,31 @@ def _write_new(path: Path, fields: Mapping[str, Any]) -> None:
             json.dump(fields, file, indent=1)
             file.write("\n")
             file.flush()
+            _give(file.fileno(), path.parent)
             os.fsync(file.fileno())
-        _give(temporary, path.parent)
         os.link(temporary, path)  # unlike a rename, it never replaces a file
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
 
 
-def _give(path: Path, example: Path) -> None:
-    """Let root make keys for an engine that runs as somebody else: what is made belongs to that one."""
+def _give(descriptor: int, example: Path) -> None:
+    """Let root make keys for an engine that runs as somebody else: what is made belongs to that one.
+
+    By its descriptor: that one could put something else under its name meanwhile.
+    """
     if os.geteuid() == 0:
         status = example.stat()
-        os.chown(path, status.st_uid, status.st_gid)
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+
+
+def _make_directory(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _give(descriptor, directory.parent)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(directory: Path) -> None:

@@ -50,7 +50,7 @@ class Lines(logging.Formatter):
         parts += [f"{name}={_shown(value)}" for name, value in _fields(record).items()]
         if (exception := self._exception(record)) is not None:
             parts.append(f"| {exception}")
-        return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), " ".join(parts))
+        return _UNSAFE.sub(lambda found: _escaped(found[0]), " ".join(parts))
 
     def _exception(self, record: logging.LogRecord) -> str | None:
         return self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else None
@@ -93,3 +93,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return text if re.fullmatch(r"[^\s\"=]+", text) or not isinstance(value, str) else json.dumps(text)
+
+
+def _escaped(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+_escaped("")  # loads the codec's module now: later there may be no descriptor left for it

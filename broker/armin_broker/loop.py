@@ -168,7 +168,10 @@ class Loop:
         """
         group: list[_Entry] = []
         commands = 0
+        until = self._clock() + self._turns.intake_ms
         while self._arrivals and commands < self._config.group_commands_max:
+            if group and self._clock() >= until:
+                break
             arrival = self._arrivals.popleft()
             parsed = self._parse(arrival)
             commands += len(parsed.parts) if isinstance(parsed, Pipeline) else 1

@@ -6,6 +6,8 @@ the loop anything, and one that stops half-way stops nobody.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import socket
 import socketserver
@@ -26,7 +28,8 @@ from armin_broker.statistics import Statistics
 logger = logging.getLogger(__name__)
 
 SCRAPES_MAX: Final = 8  # at a time; each has a thread and a descriptor
-SCRAPE_S: Final = 10  # how long one may take to ask, and again to take its answer
+SCRAPE_S: Final = 10.0  # how long one may take, from the connection to the last byte
+RETRY_S: Final = 0.1  # after a connection that could not be taken, for want of descriptors, say
 
 
 class MetricsUnavailable(Exception):
@@ -124,7 +127,9 @@ def _bound(host: str, port: int, latest: Callable[[], Figures | None]) -> _Serve
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = SCRAPE_S
+    def get_stderr(self) -> io.StringIO:
+        """Where the library writes what goes wrong with a request: not into our log, line by line."""
+        return io.StringIO()
 
     def log_message(self, format: str, *args: Any) -> None:
         """A scrape a second is no news."""
@@ -151,12 +156,29 @@ class _Server(ThreadingMixIn, WSGIServer):
         return self._free.acquire(blocking=False)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One scrape, in its thread."""
+        """One scrape, in its thread, cut off when its time is over."""
+        end = threading.Timer(SCRAPE_S, _hang_up, (request,))
+        end.daemon = True
         try:
+            end.start()
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._free.release()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(RETRY_S)  # it still waits, and would be tried again at once
+            raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that hangs up or is too slow is no trouble of ours."""
         logger.debug("a scrape failed", exc_info=True)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        request.shutdown(socket.SHUT_RDWR)

@@ -40,7 +40,9 @@ class Notifier:
         address = environ.pop("NOTIFY_SOCKET", None)
         interval = environ.pop("WATCHDOG_USEC", "0")
         pid = environ.pop("WATCHDOG_PID", str(os.getpid()))
-        watched = pid == str(os.getpid()) and interval.isdigit() and int(interval) > 0
+        watched = (
+            pid == str(os.getpid()) and interval.isascii() and interval.isdecimal() and int(interval) > 0
+        )
         if watched and int(interval) < 2000 * protocol.HEARTBEAT_MS:
             logger.warning("WatchdogSec should be %d ms or more", 2 * protocol.HEARTBEAT_MS)
         return cls(address or None, watched=watched)

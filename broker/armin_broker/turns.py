@@ -13,6 +13,8 @@ CROWDED_MS: Final = 1000  # from when two peers were last seen in one turn
 COMMANDS_MIN: Final = 8
 WORK_MS_MIN: Final = 0.5  # of work in a turn, however fast the disk
 COMMAND_BYTES: Final = 1 << 10  # of commands that arrive, for each that a short turn takes
+INTAKE_MS: Final = 20.0  # of a turn spent on looking at what has arrived; what is left waits for the next
+INTAKE_MS_MIN: Final = 2.0
 RENDER_MS: Final = 20.0  # of a turn spent on reads; at least one is rendered
 RENDER_MS_MIN: Final = 1.0
 
@@ -36,6 +38,11 @@ class Turns:
     def bytes(self) -> int:
         """Bytes of commands after which it takes no more."""
         return min(self._bytes_max, self._limit * COMMAND_BYTES) if self.crowded else self._bytes_max
+
+    @property
+    def intake_ms(self) -> float:
+        """Milliseconds of it that commands may take to be looked at; at least one is."""
+        return INTAKE_MS_MIN if self.crowded else INTAKE_MS
 
     @property
     def render_ms(self) -> float:

@@ -123,8 +123,22 @@ def test_the_signature_tells_of_every_change(keyring: Keyring) -> None:
     file = keyring.directory / "b.json"
     file.write_text(file.read_text().replace("reader", "admin"))
     assert changed()
+    file.chmod(0o644)
+    assert changed()
+    keyring.directory.chmod(0o755)
+    assert changed()
+    keyring.directory.chmod(0o700)
+    assert changed()
     keyring.revoke("a")
     assert changed()
+
+
+def test_what_is_no_regular_file_is_named_and_waited_for_by_nobody(keyring: Keyring) -> None:
+    keyring.new("a", "reader")
+    os.mkfifo(keyring.directory / "b.json", 0o600)
+    keys, [problem] = keyring.clients()
+    assert [key.name for key in keys] == ["a"]
+    assert "no regular file" in problem
 
 
 @pytest.mark.parametrize(
@@ -139,6 +153,7 @@ def test_the_signature_tells_of_every_change(keyring: Keyring) -> None:
         (lambda text: text.replace('"public": "', '"public": "x'), "field public is no key"),
         (lambda text: text.replace('"public"', '"pub"'), "field public is no key"),
         (lambda text: "7", "armin_key is not 1"),
+        (lambda text: json.dumps({**json.loads(text), "public": "#" * 40}), "field public is no key"),
     ],
 )
 def test_a_damaged_file_puts_its_own_key_out_of_force_and_says_why(

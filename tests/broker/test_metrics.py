@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from armin_broker import metrics
 from armin_broker.exposition import COUNTERS, GAUGES, GROUP_GAUGES, OTHERWISE
 from armin_broker.metrics import SCRAPES_MAX
 from harness import READY_S, Engine, wait_until
@@ -268,3 +269,16 @@ def test_a_stop_does_not_wait_for_a_scraper(scraped: Engine) -> None:
         began = time.monotonic()
         assert scraped.stop() == 0
         assert time.monotonic() - began < 5
+
+
+def test_scrapers_that_dribble_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SCRAPE_S", 0.3)
+    endpoint = metrics.Metrics("127.0.0.1", 0)
+    port = endpoint._server.server_address[1]
+    try:
+        for _ in range(2 * metrics.SCRAPES_MAX):  # they do not use up the places either
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+                slow.sendall(b"GET /metrics HT")
+                assert slow.recv(100) == b""
+    finally:
+        endpoint.close()

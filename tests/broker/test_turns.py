@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from armin_broker.turns import COMMANDS_MIN, CROWDED_MS, RENDER_MS, RENDER_MS_MIN, Turns
+from armin_broker.turns import (
+    COMMANDS_MIN,
+    CROWDED_MS,
+    INTAKE_MS,
+    INTAKE_MS_MIN,
+    RENDER_MS,
+    RENDER_MS_MIN,
+    Turns,
+)
 
 MIB = 1 << 20
 
@@ -16,6 +24,7 @@ def test_one_peer_alone_fills_turns_however_long_they_take() -> None:
     for now in range(100):
         each.ended(now, 1, 50.0, 0.1)
     assert (each.commands, each.bytes, each.render_ms) == (1024, 4 * MIB, RENDER_MS)
+    assert each.intake_ms == INTAKE_MS
 
 
 def test_turns_that_several_wait_for_become_short_but_never_nothing() -> None:
@@ -27,7 +36,7 @@ def test_turns_that_several_wait_for_become_short_but_never_nothing() -> None:
     assert sizes[:3] == [512, 256, 128]
     assert sizes[-1] == COMMANDS_MIN
     assert each.bytes < 64 << 10
-    assert each.render_ms == RENDER_MS_MIN
+    assert (each.render_ms, each.intake_ms) == (RENDER_MS_MIN, INTAKE_MS_MIN)
 
 
 def test_a_slow_disk_allows_as_much_work_as_its_commits_take() -> None:

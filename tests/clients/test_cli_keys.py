@@ -63,7 +63,7 @@ def test_a_name_that_is_taken_and_a_file_that_exists_are_conflicts(
     assert armin.run("keys", "new", "a", "--role", "reader").code == 6
     (short_dir / "there").touch()
     result = armin.run("keys", "new", "b", "--role", "reader", "--out", str(short_dir / "there"))
-    assert (result.code, f"{short_dir}/there exists already" in result.err) == (5, True)
+    assert (result.code, f"{short_dir}/there: it is there already" in result.err) == (18, True)
 
 
 def test_a_broken_key_is_told_of_and_the_others_are_listed(armin: CommandLine, short_dir: Path) -> None:

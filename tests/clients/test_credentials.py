@@ -57,7 +57,7 @@ def test_what_is_no_key_file_is_refused_without_being_quoted(file: Path, content
 
 
 @pytest.mark.parametrize("name", ["public", "secret", "server"])
-@pytest.mark.parametrize("value", ["short", "é" * 40, " " * 40, "\\" * 40])
+@pytest.mark.parametrize("value", ["short", "é" * 40, " " * 40, "\\" * 40, "#" * 40])
 def test_a_field_that_is_no_key_is_named(file: Path, name: str, value: str) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
     with pytest.raises(TargetError, match=f"in its field {name}"):

@@ -152,7 +152,7 @@ def test_a_file_that_is_not_armins_is_refused_untouched(
     short_dir: Path, content: bytes | None, code: int, words: str
 ) -> None:
     directory = short_dir / "e"
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
     path = directory / "armin.db"
     if content is None:
         connection = sqlite3.connect(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
+from armin.credentials import KEY_VARIABLE
 from armin.errors import NoReply
 from armin.target import DirectoryTarget, Target, TcpTarget
 from armin_broker.protocol import DATABASE_FILE, LOCK_SUFFIX
@@ -56,7 +57,9 @@ def _at_address(target: TcpTarget, timeout: float, sent: bool) -> tuple[str, str
 def _about_keys(target: TcpTarget) -> str:
     """What may be wrong where a connection is taken, and cut before a word is said."""
     key = target.credentials
-    return "" if key is None else f"; if an engine is there, the key {key.name} was made for another one"
+    if key is None:
+        return f"; if an engine is there, it may ask for a key ({KEY_VARIABLE})"
+    return f"; if an engine is there, the key {key.name} was made for another one"
 
 
 def _at_directory(target: DirectoryTarget, timeout: float, sent: bool) -> tuple[str, str]:

@@ -68,9 +68,14 @@ class Plug:
             poller = zmq.asyncio.Poller()
             poller.register(self.socket, zmq.POLLIN)
             poller.register(refusal.socket, zmq.POLLIN)
-            ready = await poller.poll(-1 if milliseconds is None else milliseconds)
-        self.check_allowed()
-        return any(each is self.socket for each, _ in ready)
+            time = asyncio.get_running_loop().time
+            end = math.inf if milliseconds is None else time() + milliseconds / 1000
+            while True:  # until a message is there, we are refused, or it is time
+                left = math.ceil(1000 * max(0.0, end - time())) if end < math.inf else -1
+                ready = await poller.poll(left)
+                if not ready or any(each is self.socket for each, _ in ready):
+                    return bool(ready)
+                self.check_allowed()
 
     def close(self) -> None:
         """Close the socket. Closing twice is fine."""
@@ -153,7 +158,7 @@ class AsyncChannel:
             self._plug.check_allowed()
         except NotAuthorized as error:
             message = error.message
-            self._outbox.fail(lambda: NotAuthorized(message, field="key"))
+            self._outbox.fail(lambda: NotAuthorized(message, field="key", reason="key"))
         if not self._plug.socket.closed:
             self._pump()
 
@@ -248,6 +253,8 @@ class AsyncSockets:
         self.clock = clock
         self._owns_context = context is None
         self._context = zmq.asyncio.Context() if context is None else context
+        if context is None:
+            self._context.max_sockets = sockets.SOCKETS_MAX
         self._plugs: set[Plug] = set()
         self._closed = False
 

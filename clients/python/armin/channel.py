@@ -284,6 +284,8 @@ class Sockets:
         self.clock = clock
         self._owns_context = context is None
         self._context = zmq.Context() if context is None else context
+        if context is None:
+            self._context.max_sockets = sockets.SOCKETS_MAX
         self._plugs: set[Plug] = set()
         self._lock = threading.Lock()
         self._closed = False

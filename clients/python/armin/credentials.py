@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ def _fields(shown: str, text: bytes) -> Mapping[str, Any]:
 def _key(shown: str, fields: Mapping[str, Any], name: str) -> bytes:
     text = fields.get(name)
     if isinstance(text, str) and len(text) == KEY_CHARACTERS and text.isascii():
-        with suppress(KeyError, ValueError):
+        with suppress(KeyError, ValueError, struct.error):
             z85.decode(text)
             return text.encode()
     raise _unusable(f"the key file {shown} has no key of {KEY_CHARACTERS} characters in its field {name}")

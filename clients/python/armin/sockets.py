@@ -13,6 +13,7 @@ from armin.refusal import Refusal
 S = TypeVar("S", bound=zmq.Socket[Any])
 
 LIVE_BUFFER_MAX: Final = 1000  # events that wait in this process; each is at most 64 KiB and a little
+SOCKETS_MAX: Final = 8192  # of a context of our own; watching for a refusal takes two more for each
 EFFECTS_BUFFER_MAX: Final = 64  # events taken from the engine in advance; lost if this process dies
 
 _COMMON: Final[Mapping[int, int]] = {

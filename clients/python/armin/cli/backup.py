@@ -68,7 +68,7 @@ def backup(where: Where, destination: str | None, every: int | None, keep: int |
     \b
     Exit codes:
       0  the copy is there and verified; with --every: the last one was
-      1  the copy differs from its digests, so the database is damaged: armin verify says where
+      1  the copy differs from its digests: armin verify says where
       10-16  the database cannot be opened, or is damaged: see armin serve --help
       18  the copy cannot be written, or DEST exists
     """

@@ -52,7 +52,7 @@ class Where:
 
         Raises:
             NoReply: there is none, or it is recovering, and it was not waited for long enough.
-        NotAuthorized: it asks for a key, or knows none.
+            NotAuthorized: it asks for a key, or knows none.
         """
         target = self.target()
         deadline = time.monotonic() + self.wait

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from armin.cli.options import json_option
 from armin.cli.output import Column, Listing, View, moment, note, write_json
 from armin.cli.records import Record
 from armin.cli.shown import line
-from armin.errors import BadRequest, Conflict
+from armin.errors import BadRequest, TargetError
 from armin.target import DIR_VARIABLE
 from armin_broker.keyring import ClientKey, KeyRefused, Keyring, KeysInvalid
 from armin_broker.protocol import KEY_ROLES, KEYS_DIRECTORY
@@ -68,11 +69,11 @@ def new(where: Where, name: str, role: str, out: Path | None, as_json: bool) -> 
     try:
         made, file = keyring.new(name, role, out)
     except FileExistsError as error:
-        raise Conflict(f"{error.filename2 or error.filename} exists already") from None
+        raise FileExistsError(errno.EEXIST, "it is there already", error.filename2) from None
     except KeyRefused as error:
         raise BadRequest(str(error), field="name") from None
     except KeysInvalid as error:
-        raise Conflict(str(error)) from None
+        raise TargetError(str(error), field="key") from None
     if as_json:
         write_json({**_record(made), "file": str(file)})
         return

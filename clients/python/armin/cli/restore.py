@@ -33,7 +33,7 @@ def restore(backup: Path, directory: Path, replace: bool, expect: str | None, as
     has moved aside. If it is interrupted, run it again.
 
     \b
-      armin restore /mnt/other-disk/armin/armin-20261127T180000.000Z-4711.db ./armin-data
+      armin restore /mnt/b/armin-20261127T180000.000Z-4711.db ./armin-data
       armin serve ./armin-data
 
     \b
@@ -42,7 +42,7 @@ def restore(backup: Path, directory: Path, replace: bool, expect: str | None, as
       1  the backup differs from its digests, or from --expect
       10-16  the backup cannot be opened, or is damaged: see armin serve --help
       18  there is no such file, or DIR cannot be written
-      25  refused: an engine runs on DIR, or a database is there and --replace is not said
+      25  refused: an engine runs on DIR, or a database is there without --replace
     """
     kept = None if expect is None else parse_head(expect)
     try:

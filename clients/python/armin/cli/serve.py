@@ -128,7 +128,7 @@ def _host_and_port(given: str | None, option: str, port_max: int) -> tuple[str |
     if given is None:
         return None, 0
     host, _, port = given.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) <= port_max:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) <= port_max:
         message = f"{given!r} is not HOST:PORT with a port up to {port_max}"
         raise click.BadParameter(message, param_hint=option)
     return host, int(port)
