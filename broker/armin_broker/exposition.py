@@ -143,7 +143,11 @@ class Figured(Collector):
             1_000_000,
         )
         yield _histogram(
-            "armin_commit_writes", "Writes asked for in one transaction, refused ones included.", *figures.group_sizes, WRITES_BOUNDS, 1
+            "armin_commit_writes",
+            "Writes asked for in one transaction.",
+            *figures.group_sizes,
+            WRITES_BOUNDS,
+            1,
         )
         yield from _gauges(stats)
         yield from _counters(stats)
