@@ -92,8 +92,8 @@ class Authority:
     def refresh(self) -> None:
         """Read the files again if they have changed.
 
-        One that cannot be used takes its key out of force, and nobody else's. While none can be read, all that
-        are known stay in force.
+        One that cannot be used takes its key out of force, and nobody else's. While none can be read at all,
+        those that are known stay in force.
         """
         with self._reading:
             try:
