@@ -1,9 +1,9 @@
 // Follows a session: every message once, in order, until it is closed, whatever the live socket loses.
 //
-//     node follower.mjs DIR SESSION_ID [AFTER]
+//     node follower.mjs DIR SESSION_ID [AFTER EPOCH]
 //
-// The states are those of "Following" in docs/protocol.md. A message is a line of JSON; how it goes is told on stderr.
-// To go on after a restart, keep the last seq together with the database and epoch that hello told.
+// The states are those of "Following" in docs/protocol.md. A message is a line of JSON; how it goes is told on stderr,
+// the epoch first. To go on after a restart, keep the last seq with that epoch, and give both.
 
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -16,15 +16,19 @@ function check(view, said) {
   view.database ??= said.database;
   view.epoch ??= said.epoch;
   if (view.database === said.database && view.epoch === said.epoch) return said;
-  throw new Error("cursor_invalid: this is another database");
+  throw new Error("cursor_invalid: this is another database, or it was restored");
 }
 
 // The next live message, or undefined when none has come for `patience` ms: then the socket is empty, too.
 async function take(view, patience) {
   view.live.receiveTimeout = Math.max(0, Math.ceil(patience));
   try {
-    const [topic, frame] = await view.live.receive();
-    return { topic: topic.toString(), event: unpack(frame) };
+    const [head, frame] = await view.live.receive();
+    const topic = head.toString();
+    if (frame) return { topic, event: unpack(frame) };
+    // The welcome, first of all on every connection: whose facts come behind it.
+    check(view, { database: view.database, epoch: topic.slice("welcome/".length) });
+    return { topic, event: { type: "welcome" } };
   } catch (error) {
     if (error.code !== "EAGAIN") throw error;
     return undefined;
@@ -57,7 +61,7 @@ async function* readOn(view, reason) {
   let page;
   do {
     const place = { session_id: view.session, after: view.cursor, limit: 1000 };
-    page = await ask(view.directory, { op: "read", reason, ...place });
+    page = await ask(view.directory, { op: "read", reason, ...place, ...view.whose });
     for (const message of page.messages) {
       view.cursor = message.seq;
       yield message;
@@ -108,6 +112,9 @@ async function* attend(view) {
   const hello = check(view, await ask(view.directory, { op: "hello" }));
   if (hello.protocol !== "armin/1") throw new Error("this engine speaks another protocol");
   view.engine = hello.engine;
+  // With this a page of a restored database is refused. An engine without the feature does not know the field.
+  view.whose = hello.features.includes("epochs") ? { epoch: view.epoch } : {};
+  console.warn(`epoch ${view.epoch}`);
   if (view.wasLive && (yield* readOn(view, "heal"))) return true;
   if (!(await synced(view, view.wasLive ? 3000 : 5000))) return false;
   console.warn("in sync");
@@ -118,12 +125,12 @@ async function* attend(view) {
   return false;
 }
 
-async function* follow(directory, session, after) {
+async function* follow(directory, session, after, epoch) {
   const live = new Subscriber({ linger: 0 });
   live.setInt32Option(23, 0); // ZMQ_SNDHWM: a subscription is sent like a message, and would be lost over the mark
-  live.subscribe(`message/${session}/`, `closed/${session}/`, "heartbeat/", "goodbye/");
+  live.subscribe(`message/${session}/`, `closed/${session}/`, "heartbeat/", "goodbye/", "welcome/");
   live.connect(`ipc://${directory}/live.sock`); // and again by itself, with all its subscriptions
-  const view = { directory, session, cursor: after, live, wasLive: false };
+  const view = { directory, session, cursor: after, epoch, live, wasLive: false };
   for (;;) {
     try {
       if (yield* attend(view)) break;
@@ -136,7 +143,7 @@ async function* follow(directory, session, after) {
   live.close();
 }
 
-const [directory, session, after = "0"] = process.argv.slice(2);
-for await (const { seq, role, content } of follow(directory, BigInt(session), Number(after))) {
+const [directory, session, after = "0", epoch] = process.argv.slice(2);
+for await (const { seq, role, content } of follow(directory, BigInt(session), Number(after), epoch)) {
   console.log(JSON.stringify({ seq, role, content }));
 }

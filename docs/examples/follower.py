@@ -1,9 +1,9 @@
 """Follows a session: every message once, in order, until it is closed, whatever the live socket loses.
 
-    python follower.py DIR SESSION_ID [AFTER]
+    python follower.py DIR SESSION_ID [AFTER EPOCH]
 
 The states are those of "Following" in docs/protocol.md. A message is a line of JSON; how it goes is told on
-stderr. To go on after a restart, keep the last seq together with the database and epoch that hello told.
+stderr, the epoch first. To go on after a restart, keep the last seq with that epoch, and give both.
 """
 
 import json
@@ -19,10 +19,20 @@ from request import ask
 
 def check(view, said):
     """A cursor means nothing in another database, nor in one that was restored."""
-    view.database = view.database or (said["database"], said["epoch"])
-    if view.database != (said["database"], said["epoch"]):
-        raise RuntimeError("cursor_invalid: this is another database")
+    view.database, view.epoch = view.database or said["database"], view.epoch or said["epoch"]
+    if (view.database, view.epoch) != (said["database"], said["epoch"]):
+        raise RuntimeError("cursor_invalid: this is another database, or it was restored")
     return said
+
+
+def take(view):
+    """The next live message: its topic and its event."""
+    topic, *event = view.live.recv_multipart()
+    if event:
+        return topic, msgpack.unpackb(event[0])
+    # The welcome, first of all on every connection: whose facts come behind it.
+    check(view, {"database": view.database, "epoch": topic.decode().removeprefix("welcome/")})
+    return topic, {"type": "welcome"}
 
 
 def synced(view, seconds):
@@ -35,9 +45,9 @@ def synced(view, seconds):
             ask(view.directory, op="sync", token=token)  # the first one is usually published too early
             again = time.monotonic() + 0.05
             while (left := again - time.monotonic()) > 0 and view.live.poll(1000 * left):
-                came, event = view.live.recv_multipart()
+                came, event = take(view)
                 if came == topic:
-                    return check(view, msgpack.unpackb(event))["engine"] == view.engine
+                    return check(view, event)["engine"] == view.engine
         raise TimeoutError("the live socket cannot be reached")
     finally:
         view.live.unsubscribe(topic)
@@ -48,7 +58,7 @@ def read_on(view, reason):
     more = True
     while more:
         place = {"session_id": view.session, "after": view.cursor, "limit": 1000}
-        page = ask(view.directory, op="read", reason=reason, **place)
+        page = ask(view.directory, op="read", reason=reason, **place, **view.whose)
         for message in page["messages"]:
             view.cursor = message["seq"]
             yield message
@@ -79,7 +89,7 @@ def judge(view, event):
 def listen(view):
     """LIVE: messages as they come; returns what is to be done instead, when they end."""
     while view.live.poll(3000):  # only an empty socket is silent: who was busy takes first what waits
-        event = msgpack.unpackb(view.live.recv_multipart()[1])
+        event = take(view)[1]
         call = judge(view, event)
         if call == "deliver":
             view.cursor, view.checked = event["message"]["seq"], event["position"]
@@ -95,6 +105,9 @@ def attend(view):
     if hello["protocol"] != "armin/1":
         raise RuntimeError("this engine speaks another protocol")
     view.engine = hello["engine"]
+    # With this a page of a restored database is refused. An engine without the feature does not know the field.
+    view.whose = {"epoch": view.epoch} if "epochs" in hello["features"] else {}
+    print("epoch", view.epoch, file=sys.stderr, flush=True)
     if view.was_live and (yield from read_on(view, "heal")):
         return True
     if not synced(view, 3 if view.was_live else 5):
@@ -109,15 +122,15 @@ def attend(view):
     return False
 
 
-def follow(directory, session, after=0):
-    """The messages of a session behind the seq `after`."""
+def follow(directory, session, after=0, epoch=None):
+    """The messages of a session behind the seq `after`, which was kept with this epoch."""
     live = zmq.Context.instance().socket(zmq.SUB)
     live.linger, live.sndhwm = 0, 0  # a subscription is sent like a message, and would be lost over the mark
-    for topic in (f"message/{session}/", f"closed/{session}/", "heartbeat/", "goodbye/"):
+    for topic in (f"message/{session}/", f"closed/{session}/", "heartbeat/", "goodbye/", "welcome/"):
         live.subscribe(topic)
     live.connect(f"ipc://{directory}/live.sock")  # and again by itself, with all its subscriptions
     view = SimpleNamespace(directory=directory, session=session, cursor=after, live=live)
-    view.database, view.was_live = None, False
+    view.database, view.epoch, view.was_live = None, epoch, False
     while True:
         try:
             if (yield from attend(view)):
@@ -130,5 +143,5 @@ def follow(directory, session, after=0):
 
 
 if __name__ == "__main__":
-    for message in follow(sys.argv[1], *map(int, sys.argv[2:])):
+    for message in follow(sys.argv[1], *map(int, sys.argv[2:4]), *sys.argv[4:]):
         print(json.dumps({name: message[name] for name in ("seq", "role", "content")}), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,3 +187,37 @@ def test_what_was_written_to_a_session_of_the_lost_future_is_refused(engine: Eng
         with pytest.raises(armin.SessionNotFound):
             client.append(lost, "user", "nobody is there")
         assert client.create_session("another").id == lost, "ids are given out again"
+
+
+def test_pages_of_two_histories_are_never_put_together(engine: Engine, short_dir: Path) -> None:
+    """What reads page by page notices a restore between two pages, though nobody gave it an epoch."""
+    command, copy = CommandLine(engine.directory), str(short_dir / "b.db")
+    texts = [armin.NewMessage("user", f"message {number}") for number in range(2500)]
+
+    async def events_over_a_restore() -> None:
+        async with armin.connect_async(engine.directory, timeout=PATIENCE_S) as client:
+            read = client.events()
+            assert (await anext(read)).position == 1
+            go_back()
+            with pytest.raises(CursorInvalid):
+                async for _ in read:
+                    pass
+
+    def go_back() -> None:
+        engine.kill()
+        command.ok("restore", copy, str(engine.directory), "--replace")
+        engine.start()
+        with armin.connect(engine.directory, timeout=PATIENCE_S) as another:
+            another.append_many(1, texts)
+
+    with armin.connect(engine.directory, timeout=PATIENCE_S) as client:
+        session = client.create_session().id
+        client.append(session, "user", "kept")
+        command.ok("backup", copy)
+        client.append_many(session, texts)
+        read = client.messages(session)
+        assert next(read).content == "kept"
+        go_back()
+        with pytest.raises(CursorInvalid):
+            list(read)
+    asyncio.run(events_over_a_restore())

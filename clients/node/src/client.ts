@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { onAbort } from "./aborting.js";
 import * as calls from "./calls.js";
 import { Sockets } from "./channel.js";
-import { checkedTypes, type Feed, LogFeed, logFeed, SessionFeed } from "./feeds.js";
+import { checkedTypes, epochToKeep, type Feed, LogFeed, logFeed, SessionFeed } from "./feeds.js";
 import { type Abortable, GroupCommands } from "./groups.js";
 import { parseHead } from "./heads.js";
 import { type FollowOptions as Following, follow, type Pending } from "./live.js";
@@ -336,9 +336,14 @@ export class Client extends GroupCommands {
     { epoch, signal }: Omit<AfterOptions, "after">,
   ): AsyncGenerator<T, void, undefined> {
     const feed = feedOf();
+    let kept = epoch;
     for (let more = true; more; ) {
-      const taken = feed.takePage(await this.channel.request(feed.pageCall(undefined, epoch), signal));
+      const taken = feed.takePage(await this.channel.request(feed.pageCall(undefined, kept), signal));
       more = taken.more;
+      if (more && kept === undefined) {
+        // A restore before the next page is asked for must not go unnoticed.
+        kept = epochToKeep(await this.channel.request(calls.hello(), signal));
+      }
       for (const item of taken.items) {
         signal?.throwIfAborted();
         yield item;

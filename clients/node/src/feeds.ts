@@ -8,6 +8,7 @@ import type { Cursor, Event, EventPage, EventType, Hello, Id, Message, MessagePa
 import { canonical } from "./wire.js";
 
 /** Items asked for at once when the client pages by itself. */
+const EPOCHS = "epochs"; // the engine's feature that pages are asked for with an epoch
 export const PAGE_ITEMS = 1000;
 
 /** The reason of a read that makes up for what the live socket lost. */
@@ -226,6 +227,11 @@ export function checkEpoch(hello: Pick<Hello, "epoch">, epoch: string | undefine
     const whose = `the cursor is of epoch ${epoch}, the engine's is ${hello.epoch}`;
     throw new CursorInvalid(`${whose}: another or a restored database`);
   }
+}
+
+/** What the next pages are to be asked for with; undefined where the engine knows no `epoch` in pages. */
+export function epochToKeep(hello: Pick<Hello, "epoch" | "features">): string | undefined {
+  return hello.features.includes(EPOCHS) ? hello.epoch : undefined;
 }
 
 /**

@@ -25,7 +25,7 @@ import type { Call } from "./calls.js";
 import * as calls from "./calls.js";
 import type { ArminError } from "./errors.js";
 import { CursorInvalid, ProtocolError } from "./errors.js";
-import { type Doubt, type Feed, HEAL, type Verdict } from "./feeds.js";
+import { type Doubt, epochToKeep, type Feed, HEAL, type Verdict } from "./feeds.js";
 import * as protocol from "./protocol.js";
 import * as replies from "./replies.js";
 import type { FollowState, Hello, Id, Tails } from "./results.js";
@@ -33,7 +33,6 @@ import type { FollowState, Hello, Id, Tails } from "./results.js";
 export const SYNC_INTERVAL = protocol.SYNC_RESEND_MS;
 export const LOST_AFTER = protocol.HEARTBEAT_LOST_MS; // of silence
 export const RETRY_PAUSE = 250; // ms between two looks for an engine that is away
-const EPOCHS = "epochs"; // the engine's feature that pages are asked for with an epoch
 export const GRACE = 250; // ms that an event may come later than a reply which counts it
 
 /** Subscribe to a topic. */
@@ -365,7 +364,7 @@ export class Follower<T> {
 
   /** To be told where the engine takes it: then no page can be of another epoch. */
   #knownEpoch(): string | undefined {
-    return this.#hello.features.includes(EPOCHS) ? this.#hello.epoch : undefined;
+    return epochToKeep(this.#hello);
   }
 
   #checkIdentity(database: string, epoch: string): void {

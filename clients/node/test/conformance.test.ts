@@ -19,7 +19,17 @@ const SILENT_MS = 1_200; // for what is not: long enough to be sent again once
 const { engine: engineCases, client: clientCases } = load();
 
 // Of frames, and of what costs much, the client knows nothing more.
-const SPOKEN_LIMITS = ["meta_bytes", "meta_depth", "name_bytes", "key_bytes", "event_bytes", "tails", "attempts", "nack_reason_bytes", "lease_bytes"];
+const SPOKEN_LIMITS = [
+  "meta_bytes",
+  "meta_depth",
+  "name_bytes",
+  "key_bytes",
+  "event_bytes",
+  "tails",
+  "attempts",
+  "nack_reason_bytes",
+  "lease_bytes",
+];
 
 function isSpoken({ file, id }: EngineCase): boolean {
   return file === "limits" ? SPOKEN_LIMITS.some((name) => id === `limits/${name}`) : file !== "envelope";

@@ -17,7 +17,7 @@ from armin.async_channel import AsyncSockets
 from armin.async_groups import AsyncGroupCommands
 from armin.async_live import AsyncQuestions, Pending, drive
 from armin.client import TIMEOUT, VERIFY_POLL, positive
-from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, epoch_to_keep, log_feed
 from armin.following import Follower
 from armin.heads import parse_head
 from armin.live import new_token, unheard
@@ -237,6 +237,8 @@ class AsyncClient(AsyncGroupCommands):
         more = True
         while more:
             items, more, _ = feed.take_page(await self._channel.request(feed.page_call(None, epoch)))
+            if more and epoch is None:
+                epoch = epoch_to_keep(await self.hello())
             for item in items:
                 yield item
 

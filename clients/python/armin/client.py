@@ -13,7 +13,7 @@ import zmq
 
 from armin import calls, replies
 from armin.channel import Channel, Sockets
-from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, log_feed
+from armin.feeds import Feed, LogFeed, SessionFeed, check_epoch, checked_types, epoch_to_keep, log_feed
 from armin.following import Follower
 from armin.groups import GroupCommands
 from armin.heads import parse_head
@@ -328,6 +328,8 @@ class Client(GroupCommands):
         more = True
         while more:
             items, more, _ = feed.take_page(self._channel.request(feed.page_call(None, epoch)))
+            if more and epoch is None:  # a restore before the next page is asked for must not go unnoticed
+                epoch = epoch_to_keep(self.hello())
             yield from items
 
     # --- what goes on ---
@@ -343,10 +345,12 @@ class Client(GroupCommands):
         """Every message of a session with a seq above `after`: history first, then live.
 
         No gap, no repeat, in order, across restarts of the engine, for whose return it waits. Ends when
-        the session is closed and everything was delivered. To go on later, store the last `seq` with the
-        engine's `epoch` (see `hello`) and give them as `after` and `epoch`: where a backup was restored
-        meanwhile, the same `seq` may stand for another message. Uses two connections of its own, closed when
-        the iterator is.
+        the session is closed and everything was delivered. Uses two connections of its own, closed when the
+        iterator is.
+
+        To go on later, ask for the `epoch` (see `hello`) once before following, give it as `epoch`, and store
+        that value with each `seq` that you keep for `after`: where a backup is restored, the same `seq` may
+        come to stand for another message.
 
         `on_state` is called with each FollowState as it changes, between the messages and in this thread,
         first with CATCHING_UP. What it raises ends the iteration.

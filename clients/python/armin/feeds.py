@@ -16,6 +16,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 PAGE_ITEMS: Final = 1000  # items asked for at once when the client pages by itself
 HEAL: Final = "heal"  # the reason of a read that makes up for what the live socket lost
+EPOCHS: Final = "epochs"  # the engine's feature that pages are asked for with an epoch
 
 
 class Verdict(Enum):
@@ -183,6 +184,11 @@ def check_epoch(hello: Hello, epoch: str | None) -> None:
         raise CursorInvalid(
             f"the cursor is of epoch {epoch}, the engine's is {hello.epoch}: another or a restored database"
         )
+
+
+def epoch_to_keep(hello: Hello) -> str | None:
+    """What the next pages are to be asked for with; None where the engine knows no `epoch` in pages."""
+    return hello.epoch if EPOCHS in hello.features else None
 
 
 def checked_types(types: Iterable[str] | None) -> frozenset[str] | None:

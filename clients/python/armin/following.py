@@ -30,7 +30,7 @@ from typing import Any, Final, Generic, TypeVar
 from armin import absence, calls, replies
 from armin.calls import Call
 from armin.errors import ArminError, CursorInvalid, ProtocolError
-from armin.feeds import HEAL, Doubt, Feed, Verdict
+from armin.feeds import HEAL, Doubt, Feed, Verdict, epoch_to_keep
 from armin.results import FollowState, Hello, Tails
 from armin_broker import protocol
 
@@ -40,7 +40,6 @@ R = TypeVar("R")
 SYNC_INTERVAL: Final = protocol.SYNC_RESEND_MS / 1000  # seconds
 LOST_AFTER: Final = protocol.HEARTBEAT_LOST_MS / 1000  # seconds of silence
 RETRY_PAUSE: Final = 0.25  # seconds between two looks for an engine that is away
-EPOCHS: Final = "epochs"  # the engine's feature that pages are asked for with an epoch
 GRACE: Final = 0.25  # seconds that an event may come later than a reply which counts it
 
 
@@ -354,7 +353,7 @@ class Follower(Generic[T]):
 
     def _known_epoch(self) -> str | None:
         """To be told where the engine takes it: then no page can be of another epoch."""
-        return self._hello.epoch if EPOCHS in self._hello.features else None
+        return epoch_to_keep(self._hello)
 
     def _check_identity(self, database: str, epoch: str) -> None:
         if (database, epoch) != (self._hello.database, self._hello.epoch):

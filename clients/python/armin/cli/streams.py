@@ -21,6 +21,7 @@ from armin.cli.options import json_option
 from armin.cli.output import ROLE_STYLES, Column, Listing, View, moment, note
 from armin.cli.records import event_record
 from armin.client import Client
+from armin.feeds import epoch_to_keep
 from armin.results import Event, FollowState
 from armin_broker.protocol import EVENT_TYPES, SESSION_CLOSED, SESSION_CREATED
 
@@ -79,7 +80,7 @@ def _type_option(command: F) -> F:
 _epoch_option = click.option(
     "--epoch",
     metavar="EPOCH",
-    help="The one that --after was kept with (armin status --json); another one is refused.",
+    help="The one of armin status --json before --after was read; another one is refused.",
 )
 
 
@@ -249,6 +250,7 @@ def _pages(
 ) -> Iterator[tuple[Event, ...]]:
     """The facts of these types, or all, behind `start` up to `end`. A later `start` is refused."""
     cursor, more = start, True
+    epoch = epoch or epoch_to_keep(client.hello())  # all pages are of one and the same history
     while more:
         page = client.log(after=cursor, limit=min(PAGE_ITEMS, max(1, end - cursor)), epoch=epoch)
         wanted = (event for event in page.events if not types or event.type in types)
