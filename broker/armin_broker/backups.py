@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from armin_broker.config import Config
-from armin_engine.backup import remove_leftovers
+from armin_engine.backup import SQLITE_SUFFIXES, remove_leftovers
 from armin_engine.errors import BadRequest, Conflict, EngineError, StorageFailed
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class Backups:
         self._last_ok: bool | None = None
         self._failed = 0
         self._remove_leftovers()
+        with contextlib.suppress(OSError):
+            remove_leftovers(self._database.parent)  # what a killed armin restore left
 
     def ask(self, name: str | None, number: int | None) -> dict[str, Any]:
         """Start or join a job, or say how job `number` stands.
@@ -118,14 +120,19 @@ class Backups:
         return {"job": job.number, "done": False}
 
     def _start(self, name: str | None) -> Job:
+        if name is not None and name.endswith(SQLITE_SUFFIXES):
+            raise BadRequest(
+                f"name must not end in one of {', '.join(SQLITE_SUFFIXES)}, as SQLite names files of its own",
+                field="name",
+            )
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             if name is not None and (self._directory / name).exists():
                 raise _exists(name)
         except OSError as error:
-            raise StorageFailed(
-                f"cannot use {self._directory}: {error.strerror or error}", reason="backup"
-            ) from error
+            why = f"cannot use {self._directory}: {error.strerror or error}"
+            self._count_failure(why)
+            raise StorageFailed(why, reason="backup") from error
         self._remove_leftovers()
         self._number += 1
         return Job(self._number, name, self._database, self._directory)
@@ -146,8 +153,12 @@ class Backups:
                 *(outcome[name] for name in ("name", "bytes", "position", "duration_ms")),
             )
         else:
-            self._failed += 1
-            logger.error("backup failed: %s", outcome["message"])
+            self._count_failure(outcome["message"])
+
+    def _count_failure(self, why: str) -> None:
+        self._last_ok = False
+        self._failed += 1
+        logger.error("backup failed: %s", why)
 
     def gauges(self) -> dict[str, Any]:
         """How the last one went, and of the last good one what it came to; nil where there was none.

@@ -112,7 +112,7 @@ async function* attend(view) {
   const hello = check(view, await ask(view.directory, { op: "hello" }));
   if (hello.protocol !== "armin/1") throw new Error("this engine speaks another protocol");
   view.engine = hello.engine;
-  // With this a page of a restored database is refused. An engine without the feature does not know the field.
+  // With this a page of a restored database is refused. An older engine does not know the field.
   view.whose = hello.features.includes("epochs") ? { epoch: view.epoch } : {};
   console.warn(`epoch ${view.epoch}`);
   if (view.wasLive && (yield* readOn(view, "heal"))) return true;

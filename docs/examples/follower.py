@@ -105,7 +105,7 @@ def attend(view):
     if hello["protocol"] != "armin/1":
         raise RuntimeError("this engine speaks another protocol")
     view.engine = hello["engine"]
-    # With this a page of a restored database is refused. An engine without the feature does not know the field.
+    # With this a page of a restored database is refused. An older engine does not know the field.
     view.whose = {"epoch": view.epoch} if "epochs" in hello["features"] else {}
     print("epoch", view.epoch, file=sys.stderr, flush=True)
     if view.was_live and (yield from read_on(view, "heal")):

@@ -23,12 +23,15 @@ from typing import Final, NamedTuple
 from armin_engine import probe
 from armin_engine.errors import EngineError, NotAnArminDatabase
 from armin_engine.lock import SUFFIX as LOCK_SUFFIX
-from armin_engine.offline import Progress, verify_file
+from armin_engine.offline import Progress, undisturbed, verify_file
+from armin_engine.standing import inode
 from armin_engine.store import NEW_SUFFIX
 from armin_engine.upgrade import sync
 
 PARTIAL_SUFFIX: Final = ".armin-partial"  # a copy that is not whole yet, or whose writer was killed
 SYNC_PAUSE_S: Final = 0.01  # between two syncs while a copy is written
+RESERVE_BYTES: Final = 256 << 20  # a backup leaves at least this free: the engine may write to the same disk
+RESERVE_SHARE: Final = 4  # or this part of the copy, if that is more: as the database grows, so does its WAL
 NICE: Final = 10  # a copier gives way to the engine
 SQLITE_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 
@@ -82,7 +85,7 @@ def back_up(database: Path, destination: Path, progress: Progress | None = None)
     begun, begun_at = time.monotonic(), time.time_ns() // 1_000_000
     database = Path(os.path.realpath(database))
     directory, name = _place(database, destination)
-    with copied(database, directory, progress) as copy:
+    with copied(database, directory, progress, reserve=RESERVE_BYTES) as copy:
         place = directory / (name or name_of(begun_at, copy.position))
         _publish(copy.path, place)
         size = place.stat().st_size
@@ -105,6 +108,11 @@ def _place(database: Path, destination: Path) -> tuple[Path, str | None]:
     if place in taken or (os.path.lexists(place) and _is_one_of(place, taken)):
         raise BackupFailed(
             f"{destination} is a file of the live database; a backup needs a place of its own",
+            reason="destination",
+        )
+    if destination.name.endswith(SQLITE_SUFFIXES):
+        raise BackupFailed(
+            f"{destination} has a name that SQLite gives to files beside a database; choose another",
             reason="destination",
         )
     check_unused(place)
@@ -166,24 +174,26 @@ class Copy(NamedTuple):
 
 
 @contextlib.contextmanager
-def copied(database: Path, directory: Path, progress: Progress | None = None) -> Iterator[Copy]:
+def copied(
+    database: Path, directory: Path, progress: Progress | None = None, *, reserve: int | None = None
+) -> Iterator[Copy]:
     """A synced and verified copy under a passing name in `directory`, gone afterwards if still under it.
 
-    Raises as `back_up` does.
+    reserve: bytes that must stay free beside it; None lets it take all there are. Raises as `back_up` does.
     """
     if not database.exists():
         raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(database))
     if probe_version(database) is None:
         raise NotAnArminDatabase(f"{database} is of the original Armin; armin serve upgrades it, a copy kept")
-    partial = directory / f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     try:
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        partial, descriptor = _begin(directory)
     except OSError as error:
         raise _refused(directory, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it has a writer: see remove_leftovers
         with _synced_meanwhile(descriptor):
-            _copy(database, partial)
+            undisturbed(
+                database, lambda immutable: _copy(database, partial, immutable=immutable, reserve=reserve)
+            )
         os.pwrite(descriptor, _ROLLBACK_MODE, _VERSIONS_AT)
         os.fsync(descriptor)
         position, digest = _verified(partial, database, progress)
@@ -195,6 +205,24 @@ def copied(database: Path, directory: Path, progress: Progress | None = None) ->
             with contextlib.suppress(OSError):
                 probe.beside(partial, suffix).unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _begin(directory: Path) -> tuple[Path, int]:
+    """A new file, locked: it has a writer, see remove_leftovers."""
+    while True:
+        partial = directory / f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if inode(partial) == inode(descriptor):
+                return partial, descriptor
+        except BlockingIOError:
+            pass
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # somebody took it for a leftover between our open and our flock
 
 
 def probe_version(database: Path) -> int | None:
@@ -229,22 +257,13 @@ def _synced_meanwhile(descriptor: int) -> Iterator[None]:
         raise errors[0]
 
 
-def _copy(database: Path, partial: Path) -> None:
-    wal = probe.beside(database, "-wal")
-    # Where there is no WAL, SQLite would leave an empty one behind.
-    immutable = not wal.exists()
-    _copy_once(database, partial, immutable=immutable)
-    if immutable and wal.exists():  # an engine has started meanwhile
-        _copy_once(database, partial, immutable=False)
-
-
-def _copy_once(database: Path, partial: Path, *, immutable: bool) -> None:
+def _copy(database: Path, partial: Path, *, immutable: bool, reserve: int | None) -> None:
     try:
         with (
             closing(probe.connect_read_only(database, immutable=immutable)) as reader,
             closing(sqlite3.connect(partial, isolation_level=None)) as copy,
         ):
-            _check_room(reader, partial.parent)
+            _check_room(reader, partial.parent, reserve)
             # Nobody else opens the copy, and one that breaks off is thrown away.
             copy.execute("PRAGMA journal_mode = OFF")
             copy.execute("PRAGMA synchronous = OFF")
@@ -253,19 +272,27 @@ def _copy_once(database: Path, partial: Path, *, immutable: bool) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise probe.damaged(database, str(error)) from error
-        reason = "full" if code == sqlite3.SQLITE_FULL else "copy"
-        raise BackupFailed(f"cannot copy {database} to {partial.parent}: {error}", reason=reason) from error
+        raise copying_failed(f"cannot copy {database} to {partial.parent}", error) from error
 
 
-def _check_room(reader: sqlite3.Connection, directory: Path) -> None:
+def copying_failed(what: str, error: sqlite3.Error) -> BackupFailed:
+    """The error for a copy that SQLite would not write."""
+    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return BackupFailed(f"{what}: {error}", reason="full" if full else "copy")
+
+
+def _check_room(reader: sqlite3.Connection, directory: Path, reserve: int | None) -> None:
     """A copy that fills the disk would leave the engine, too, without room."""
     pages, page_bytes = (
         reader.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
     )
     free = shutil.disk_usage(directory).free
-    if pages * page_bytes > free:
+    needed = pages * page_bytes
+    spare = 0 if reserve is None else max(reserve, needed // RESERVE_SHARE)
+    if needed + spare > free:
+        beside = f" and is to leave {spare:,} free" if spare else ""
         raise BackupFailed(
-            f"the copy takes {pages * page_bytes:,} bytes, but only {free:,} are free in {directory}",
+            f"the copy takes {needed:,} bytes{beside}, but only {free:,} are free in {directory}",
             reason="full",
         )
 

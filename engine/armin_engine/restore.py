@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from armin_engine import probe
-from armin_engine.backup import SQLITE_SUFFIXES, Copy, copied, remove_leftovers
+from armin_engine.backup import SQLITE_SUFFIXES, Copy, copied, copying_failed, remove_leftovers
 from armin_engine.errors import AlreadyOwned, EngineError
 from armin_engine.lock import OwnerLock
 from armin_engine.offline import Progress
@@ -37,7 +37,7 @@ _NUMBER_GROUPS_ANEW: Final = (
 
 
 class RestoreRefused(EngineError):
-    """Nothing was changed. ``reason``: `owned`, `exists` or `expect`."""
+    """Nothing was changed. ``reason``: `owned`, `exists`, `expect` or `busy` (somebody reads it)."""
 
 
 class Restored(NamedTuple):
@@ -84,7 +84,7 @@ def restore(
     backup = Path(os.path.realpath(backup))
     if not backup.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(backup))
-    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_directory(database.parent)
     database = Path(os.path.realpath(database))
     try:
         lock = OwnerLock(database)
@@ -101,8 +101,26 @@ def restore(
         lock.release()
 
 
+def _make_directory(directory: Path) -> None:
+    if directory.exists():
+        return
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _give(descriptor, directory.parent)
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, example: Path) -> None:
+    """Let root restore for an engine that runs as somebody else: what is made belongs to that one."""
+    if os.geteuid() == 0:
+        status = example.stat()
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+
+
 def _check_replaceable(backup: Path, database: Path, *, replace: bool) -> None:
-    found = [each for each in _files(database) if each.stat().st_size or each == database]
+    found = _files(database)
     if not found:
         return
     if backup in found:
@@ -115,8 +133,10 @@ def _check_replaceable(backup: Path, database: Path, *, replace: bool) -> None:
 
 
 def _files(database: Path) -> list[Path]:
-    """The database and what SQLite keeps beside it, as far as they are there."""
-    return [each for suffix in ("", *SQLITE_SUFFIXES) if (each := probe.beside(database, suffix)).exists()]
+    """The database, and what SQLite keeps beside it unless that is empty, as far as they are there."""
+    beside = [probe.beside(database, suffix) for suffix in SQLITE_SUFFIXES]
+    found = [each for each in beside if each.exists() and each.stat().st_size]
+    return [database, *found] if database.exists() else found
 
 
 def _check_expected(copy: Copy, expect: tuple[int, str] | None) -> None:
@@ -137,7 +157,11 @@ def _check_expected(copy: Copy, expect: tuple[int, str] | None) -> None:
 
 def _take_over(copy: Copy, database: Path) -> Restored:
     """From here on no step leaves the directory without a whole database, or with a WAL of another one."""
-    identity, last_message_at = _renew(copy.path)
+    try:
+        identity, last_message_at = _renew(copy.path)
+    except sqlite3.Error as error:
+        raise copying_failed(f"cannot begin a new epoch in {copy.path}", error) from error
+    _give(copy.descriptor, database.parent)
     os.fsync(copy.descriptor)
     sync(database.parent)
     aside = _set_aside(database, copy)
@@ -213,15 +237,29 @@ def _standing(database: Path, copy: Copy) -> _Old | None:
 
 
 def _fold_wal(database: Path) -> None:
-    """Write the WAL into the file, so that there is no moment at which it would be missing."""
+    """Write the WAL into the file, so that there is no moment at which it would be missing.
+
+    Raises RestoreRefused where somebody holds a part of it back.
+    """
     try:
         with closing(sqlite3.connect(database, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy, held, written = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise _read_by_others(database) from None
         logger.warning("%s cannot be read (%s); it is kept as it is", database, error)
+    else:
+        if busy or held != written:
+            raise _read_by_others(database)
+
+
+def _read_by_others(database: Path) -> RestoreRefused:
+    return RestoreRefused(
+        f"somebody reads {database}; end that first, or what only its WAL holds could get lost", reason="busy"
+    )
 
 
 def _name_twice(path: Path, target: Path) -> None:

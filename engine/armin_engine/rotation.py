@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from armin_engine import probe
-from armin_engine.backup import SQLITE_SUFFIXES, Backup
+from armin_engine.backup import SQLITE_SUFFIXES, Backup, name_of
 from armin_engine.errors import EngineError
 from armin_engine.stored import identity, last_position
 
@@ -28,12 +29,14 @@ def prune(newest: Backup, keep: int) -> list[Path]:
     """Delete the oldest backups of its database beside `newest` until `keep` are left; gives those deleted.
 
     Whatever is no whole Armin database of this id, at the position that its name says, is left alone and not
-    counted. `newest` is never deleted. Raises OSError.
+    counted. `newest` is never deleted. One whose name lies in the future was made while the clock was wrong,
+    and is taken for older than all others. Raises OSError.
     """
     database = _database_of(newest.path, newest.position)
     if database is None:
         return []
-    found = sorted(_members(newest.path.parent, database))
+    now = name_of(time.time_ns() // 1_000_000, 0).split("-")[1]
+    found = sorted(_members(newest.path.parent, database), key=lambda each: (each.moment <= now, each))
     others = [each.path for each in found if each.path != newest.path]
     deleted = others[: max(0, len(others) + 1 - keep)]
     for path in deleted:

@@ -182,7 +182,9 @@ def test_what_a_killed_engine_left_is_removed_at_the_next_start(engine: Engine, 
     assert polled(peer, peer.ask("backup", name="b")["job"])["done"] is True
     engine.kill()
     (backups(engine) / f".0123{PARTIAL_SUFFIX}").write_bytes(b"half")
+    (engine.directory / f".4567{PARTIAL_SUFFIX}").write_bytes(b"half")  # of a restore
     engine.start()
+    assert not (engine.directory / f".4567{PARTIAL_SUFFIX}").exists()
     assert names(backups(engine)) == ["b"]
 
 
@@ -192,6 +194,15 @@ def test_a_directory_that_cannot_be_used_is_an_error(engine: Engine, peer: Peer)
         error = peer.ask("backup", **fields)["error"]
         assert (error["code"], error["reason"]) == ("storage_failed", "backup")
     assert backups(engine).read_text("utf-8") == "a file"
+    stats = peer.ask("stats")
+    assert (stats["backup_ok"], stats["backups_failed"]) == (False, 2)
+
+
+@pytest.mark.parametrize("name", ["b-wal", "b.db-shm", "b.db-journal"])
+def test_a_name_that_sqlite_gives_to_other_files_is_refused(engine: Engine, peer: Peer, name: str) -> None:
+    error = peer.ask("backup", name=name)["error"]
+    assert (error["code"], error["field"]) == ("bad_request", "name")
+    assert not backups(engine).exists()
 
 
 @pytest.mark.parametrize("name", ["../b", "/tmp/b", "a/../../b"])

@@ -8,6 +8,8 @@ import select
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,64 @@ def says(running: Running, text: str) -> bool:
     return bool(ready) and text.encode() in os.read(descriptor, 1 << 16)
 
 
+SLOW = """
+import sys, time
+from armin_engine import backup
+def slow(*arguments):
+    print("verifying", flush=True)
+    time.sleep(60)
+backup.verify_file = slow
+from armin.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def broken_off(number: signal.Signals, *arguments: str) -> int:
+    """The exit code of a command that gets a signal when its copy stands, but is not verified."""
+    command = [sys.executable, "-c", SLOW, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "verifying\n"
+        process.send_signal(number)
+        return process.wait(30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(
+    armin: CommandLine, engine: Engine, place: Path, short_dir: Path, number: signal.Signals
+) -> None:
+    directory = str(engine.directory)
+    assert broken_off(number, "--dir", directory, "backup", str(place / "b.db")) == 128 + number
+    assert names(place) == []
+    armin.ok("backup", str(place / "b.db"))
+    new = short_dir / "new"
+    assert broken_off(number, "restore", str(place / "b.db"), str(new)) == 128 + number
+    assert names(new) == []
+
+
+def test_what_a_kill_left_is_removed_where_dest_is_a_file(
+    armin: CommandLine, engine: Engine, place: Path
+) -> None:
+    command = ["--dir", str(engine.directory), "backup", str(place / "a.db")]
+    assert broken_off(signal.SIGKILL, *command) == -signal.SIGKILL
+    assert len(names(place)) == 1
+    armin.ok("backup", str(place / "b.db"))
+    assert names(place) == ["b.db"]
+
+
+def test_where_a_directory_is_meant_no_file_is_made(armin: CommandLine, engine: Engine, place: Path) -> None:
+    for destination in (f"{place}/absent/", str(engine.directory / "backups")):
+        result = armin.run("backup", destination)
+        assert (result.code, result.out) == (18, "")
+        assert "no directory" in result.err
+    assert names(place) == []
+    assert not (engine.directory / "backups").exists()
+    armin.ok("backup", str(place / "backups"))  # elsewhere it is a name like any other
+    (engine.directory / "backups").mkdir()
+    armin.ok("backup", str(engine.directory / "backups"))
+    assert len(names(engine.directory / "backups")) == 1
+
+
 def test_of_an_engine_elsewhere(short_dir: Path) -> None:
     engine = Engine(short_dir / "e", "--tcp", "127.0.0.1:0").start()
     try:
@@ -158,6 +218,13 @@ def test_of_an_engine_elsewhere(short_dir: Path) -> None:
         assert armin.run("backup", "b.db", "--every", "1h").code == 2
     finally:
         engine.stop()
+
+
+def test_a_failed_one_is_named_as_trouble(armin: CommandLine, engine: Engine) -> None:
+    (engine.directory / "backups").write_text("a file", "utf-8")
+    with engine.peer() as peer:
+        assert peer.ask("backup")["error"]["reason"] == "backup"
+    assert "1 backups failed" in armin.ok("status")
 
 
 def test_both_clients_wait_for_it(engine: Engine) -> None:

@@ -10,15 +10,22 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from armin_engine import Armin, CorruptDatabase, NotAnArminDatabase, backup, rotation
+from armin_engine import Armin, CorruptDatabase, NotAnArminDatabase, backup, offline, rotation
 from armin_engine.backup import PARTIAL_SUFFIX, Backup, BackupFailed, back_up, name_of, remove_leftovers
 from armin_engine.offline import verify_file
+
+
+@pytest.fixture(autouse=True)
+def _any_disk_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "RESERVE_BYTES", 0)
 
 
 def fill(path: Path, messages: int = 20, content: str = "x" * 200) -> None:
@@ -88,6 +95,16 @@ def test_in_a_directory_it_is_named_by_its_time_and_position(database: Path, pla
     made = back_up(database, place)
     assert made.path == place / name_of(made.begun_at, 21)
     assert name_of(1_795_806_414_056, 7) == "armin-20261127T190654.056Z-7.db"
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_name_that_sqlite_gives_to_other_files_is_no_place(
+    database: Path, place: Path, suffix: str
+) -> None:
+    with pytest.raises(BackupFailed, match="SQLite") as caught:
+        back_up(database, place / f"copy.db{suffix}")
+    assert caught.value.reason == "destination"
+    assert names(place) == []
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
@@ -197,6 +214,63 @@ def test_a_copy_that_would_fill_the_disk_is_not_begun(
     assert names(place) == []
 
 
+def test_a_backup_leaves_room_for_the_engine(
+    database: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = database.stat().st_size
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    for reserve, spare in ((10 * needed, 10 * needed), (0, needed // 4)):
+        monkeypatch.setattr(backup, "RESERVE_BYTES", reserve)
+        usage.free = needed + spare - 1
+        with pytest.raises(BackupFailed, match=f"leave {spare:,} free, but only {usage.free:,}") as caught:
+            back_up(database, place)
+        assert caught.value.reason == "full"
+        assert names(place) == []
+        usage.free += 1
+        back_up(database, place).path.unlink()
+
+
+@pytest.mark.parametrize("ends", [1, 100])
+def test_an_engine_that_comes_and_goes_meanwhile_tears_no_copy(
+    database: Path, place: Path, monkeypatch: pytest.MonkeyPatch, ends: int
+) -> None:
+    copy, immutable = backup._copy, list[bool]()
+
+    def disturbed(*arguments: Any, **named: Any) -> None:
+        immutable.append(named["immutable"])
+        copy(*arguments, **named)
+        if len(immutable) <= ends:
+            with Armin(database) as engine:
+                engine.append(1, "user", "meanwhile")
+
+    monkeypatch.setattr(backup, "_copy", disturbed)
+    made = back_up(database, place / "copy.db")
+    if ends == 1:
+        assert immutable == [True, True]
+    else:
+        assert immutable == [True] * offline.IMMUTABLE_READS + [False]
+    assert made.position == 21 + len(immutable) - 1
+    assert verify_file(made.path).report.equal
+
+
+def test_an_engine_that_comes_and_goes_meanwhile_is_no_damage(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = offline._check
+
+    def disturbed(*arguments: Any) -> offline.Checked:
+        arguments[0].close()
+        monkeypatch.setattr(offline, "_check", check)
+        with Armin(database) as engine:
+            engine.append(1, "user", "meanwhile")
+        raise sqlite3.DatabaseError("database disk image is malformed")  # as torn pages look
+
+    monkeypatch.setattr(offline, "_check", disturbed)
+    report = verify_file(database).report
+    assert (report.equal, report.position) == (True, 22)
+
+
 def test_a_damaged_database_gives_no_backup(database: Path, place: Path) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE messages SET content = 'forged' WHERE id = 3")
@@ -240,6 +314,42 @@ def test_what_a_killed_backup_leaves_is_removed_by_the_next_and_nothing_else(
     assert names(place) == ["precious"]
 
 
+def test_a_copy_whose_file_was_taken_for_a_leftover_takes_another(
+    database: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, removed = fcntl.flock, list[Path]()
+
+    def late(descriptor: int, how: int) -> None:
+        if not removed:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            remove_leftovers(place, removed.append)
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    made = back_up(database, place / "copy.db")
+    assert len(removed) == 1
+    assert names(place) == ["copy.db"]
+    assert made.path.read_bytes()[18:20] == b"\x01\x01", "not finished: its header tells of a WAL"
+
+
+def test_a_copy_whose_file_is_looked_at_as_a_leftover_takes_another(
+    database: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        [partial] = place.iterdir()
+        with partial.open("rb") as other:
+            lock(other, fcntl.LOCK_EX)
+            partial.unlink()
+            lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert back_up(database, place / "copy.db").position == 21
+    assert names(place) == ["copy.db"]
+
+
 # --- a rotating set -----------------------------------------------------------------------------------------
 
 
@@ -267,6 +377,14 @@ def test_the_one_just_made_stays_even_if_the_clock_was_set_back(database: Path, 
     newest = made[-1]._replace(path=early)
     assert rotation.prune(newest, 1) == [made[0].path, made[1].path]
     assert names(place) == [early.name]
+
+
+def test_a_name_in_the_future_is_the_first_to_go(database: Path, place: Path) -> None:
+    made = copies(database, place, 3)
+    ahead = name_of(time.time_ns() // 1_000_000 + 86_400_000, made[1].position)
+    wrong = made[1].path.rename(place / ahead)  # as a clock that was wrong named it
+    assert rotation.prune(made[2], 2) == [wrong]
+    assert names(place) == [made[0].path.name, made[2].path.name]
 
 
 def test_only_members_of_the_set_are_deleted_or_counted(database: Path, place: Path, tmp_path: Path) -> None:

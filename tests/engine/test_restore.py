@@ -137,6 +137,55 @@ def test_a_wal_without_its_database_is_not_taken_for_nothing(made: Backup, datab
     assert position_of(database) == 11
 
 
+def test_an_empty_wal_is_nothing_that_was_replaced(made: Backup, tmp_path: Path) -> None:
+    database = tmp_path / "new" / "armin.db"
+    database.parent.mkdir()
+    database.with_name("armin.db-wal").touch()
+    assert restore(made.path, database).replaced is None
+    assert position_of(database) == 11
+    assert names(database.parent) == ["armin.db"]
+
+
+def test_refused_while_a_reader_holds_back_the_wal(made: Backup, database: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed" / "armin.db"
+    killed.parent.mkdir()
+    with Armin(database) as engine:
+        engine.append(1, "user", "only in the WAL")
+        for suffix in ("", "-wal"):  # as a kill leaves them
+            shutil.copy(f"{database}{suffix}", f"{killed}{suffix}")
+    with closing(sqlite3.connect(killed, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT max(position) FROM log").fetchone() == (12 + LOST,)
+        with pytest.raises(RestoreRefused, match="somebody reads") as caught:
+            restore(made.path, killed, replace=True)
+        assert caught.value.reason == "busy"
+        assert names(killed.parent) == ["armin.db", "armin.db-shm", "armin.db-wal"]
+    assert restore(made.path, killed, replace=True).lost == 1 + LOST
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_restores_belongs_to_the_owner_of_the_directory(made: Backup, tmp_path: Path) -> None:
+    place = tmp_path / "of-another"
+    place.mkdir()
+    os.chown(place, 65534, 65533)
+    for directory in (place, place / "new"):
+        done = restore(made.path, directory / "armin.db")
+        for path in (directory, done.path):
+            assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65533)
+
+
+def test_an_epoch_that_cannot_be_written_is_a_failed_copy(
+    made: Backup, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = database.read_bytes()
+    monkeypatch.setattr("armin_engine.restore._NUMBER_GROUPS_ANEW", ("UPDATE absent SET id = :step",))
+    with pytest.raises(BackupFailed, match="new epoch") as caught:
+        restore(made.path, database, replace=True)
+    assert caught.value.reason == "copy"
+    assert database.read_bytes() == before
+    assert names(database.parent) == ["armin.db"]
+
+
 def test_refused_while_an_engine_owns_it(made: Backup, database: Path) -> None:
     with Armin(database) as engine:
         with pytest.raises(RestoreRefused, match="owned") as caught:

@@ -311,6 +311,22 @@ def test_a_follower_refuses_another_database(engine: Engine, short_dir: Path, st
     assert contents(run.lines()) == ["one"]
 
 
+def test_a_follower_goes_on_from_a_cursor_of_its_epoch_and_refuses_another(
+    engine: Engine, start: Start
+) -> None:
+    with engine.peer() as peer:
+        session = session_of(peer, "one", "two")
+        assert peer.ask("close_session", session_id=session)["ok"]
+        epoch = peer.ask("hello")["epoch"]
+    run = start("follower", engine.directory, session, 1, epoch)
+    assert [json.loads(line)["content"] for line in run.ended()] == ["two"]
+    assert f"epoch {epoch}" in run.said()
+    run = start("follower", engine.directory, session, 1, "0" * 32)
+    assert run.process.wait(30) != 0
+    assert "cursor_invalid" in run.said()
+    assert run.lines() == []
+
+
 def test_a_follower_of_no_session_ends_with_an_error(engine: Engine, start: Start) -> None:
     run = start("follower", engine.directory, 7)
     assert run.process.wait(30) != 0

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -90,8 +91,14 @@ def test_a_holder_gets_in_as_shown_and_after_a_new_server_key_only_with_a_new_fi
     assert engine.stop() == 0
 
 
-def test_backup_and_restore_run_as_shown(short_dir: Path) -> None:
-    backup, restore, verify = console("Backups")
+@pytest.mark.parametrize("heading", ["Backups", "A container"])
+def test_backup_and_restore_run_as_shown(short_dir: Path, heading: str) -> None:
+    """In a container DIR is /data, the disk /backups; what runs the container is left away."""
+    shown = [re.sub(r"^podman .*? armin (?=backup|restore)", "armin ", line) for line in console(heading)]
+    shown = [re.sub(r"^armin backup", "armin --dir /data backup", line) for line in shown]
+    backup, restore, *verify = (
+        line for line in shown if re.search(r"^armin.* (backup|restore|verify)\b", line)
+    )
     disk, directory = short_dir / "disk", short_dir / "d"
     disk.mkdir()
     engine = Engine(directory).start()
@@ -100,15 +107,16 @@ def test_backup_and_restore_run_as_shown(short_dir: Path) -> None:
 
     def placed(command: str) -> list[str]:
         made = next(disk.iterdir(), disk)
-        command = re.sub(r"/mnt/other-disk/chat/armin-\S+", str(made), command)
-        command = command.replace("/mnt/other-disk/chat", str(disk))
-        return re.sub(r"\bDIR\b", str(directory), command).split()[1:]
+        command = re.sub(r"(/mnt/other-disk/chat|/backups)/armin-\S+", str(made), command)
+        command = re.sub(r" (/mnt/other-disk/chat|/backups)\b", f" {disk}", command)
+        return re.sub(r" (DIR|/data)\b", f" {directory}", command).split()[1:]
 
     armin = CommandLine()
     assert armin.run(*placed(backup)).code == 0
     assert engine.stop() == 0
     assert armin.run(*placed(restore)).code == 0
-    assert armin.run(*placed(verify)).code == 0
+    for command in verify:
+        assert armin.run(*placed(command)).code == 0
     assert list(directory.glob("armin.db.replaced-*"))
 
 
@@ -179,6 +187,37 @@ def test_the_alerts_name_metrics_that_exist() -> None:
     assert named <= of_stats | others
     in_the_table = set(re.findall(r"^\| `(armin_\w+)`", OPERATIONS, re.MULTILINE))
     assert {name.removesuffix("_bucket") for name in others} <= in_the_table
+
+
+def test_each_figure_that_deserves_an_alarm_has_a_rule() -> None:
+    expressions = re.findall(r"expr: (.*)", (DEPLOY / "alerts.yaml").read_text("utf-8"))
+    metrics = {each.field: each.metric for each in (*GAUGES, *COUNTERS, *GROUP_GAUGES)}
+    metrics |= {"writes_refused": "armin_writes_refused", "commit_ms_p99": "armin_commit_duration_seconds"}
+    metrics |= {"dead": "armin_effects_died_total"}  # the number of dead letters that there are is no rate
+    table = section("Seeing inside").split("What deserves an alarm")[1]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    fields = [field for row in rows for field in re.findall(r"`(\w+)`", row)]
+    assert len(fields) > 10
+    for field in fields:
+        assert any(metrics[field] in expression for expression in expressions), field
+
+
+def test_the_backups_kept_are_as_many_as_the_page_says() -> None:
+    unit = (DEPLOY / "armin-backup@.service").read_text("utf-8")
+    kept = int(re.findall(r"^Environment=ARMIN_BACKUP_KEEP=(\d+)$", unit, re.MULTILINE)[0])
+    assert f"keeps {kept} in" in section("Backups")
+    assert f"needs {kept + 1} times" in section("Backups")
+
+
+@needs_systemd
+def test_the_unit_that_tells_of_a_failure_is_one(units: Path) -> None:
+    (shown,) = re.findall(r"```ini\n(.*?)```", section("Is there a backup"), re.DOTALL)
+    (units / "armin-alarm@.service").write_text(textwrap.dedent(shown), "utf-8")
+    backup = units / "armin-backup@.service"
+    (on_failure,) = re.findall(r"`(OnFailure=[^`]*)`", section("Is there a backup"))
+    backup.write_text(backup.read_text("utf-8").replace("\n[Unit]\n", f"\n[Unit]\n{on_failure}\n"), "utf-8")
+    said = analyze("verify", "--man=no", "./armin-backup@.service", "./armin-alarm@.service", directory=units)
+    assert "armin-" not in said, said
 
 
 def test_the_container_is_built_from_all_that_the_wheel_is_made_of() -> None:

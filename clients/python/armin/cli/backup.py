@@ -21,7 +21,7 @@ from armin.cli.output import note, write_json
 from armin.cli.verify import EXIT_CODES, Progress
 from armin.errors import ArminError
 from armin.target import DirectoryTarget
-from armin_broker.protocol import DATABASE_FILE
+from armin_broker.protocol import BACKUPS_DIRECTORY, DATABASE_FILE
 from armin_engine import rotation
 from armin_engine.backup import Backup, BackupFailed, back_up, give_way, remove_leftovers
 from armin_engine.errors import EngineError
@@ -39,8 +39,12 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> i
     return int(match[1]) * _UNITS[match[2]]
 
 
-class _Stopped(BaseException):
-    """SIGTERM or Ctrl-C: a copy under way is cleaned up, then it ends."""
+class Stopped(BaseException):
+    """A signal: a copy under way is cleaned up, then it ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number  # as a shell says it
 
 
 @click.command(short_help="Make a verified copy of the database.")
@@ -69,6 +73,10 @@ def backup(where: Where, destination: str | None, every: int | None, keep: int |
     Exit codes:
       0  the copy is there and verified; with --every: the last one was
       1  the copy differs from its digests: armin verify says where
+      3  the engine elsewhere does not answer
+      5  the engine elsewhere has a backup DEST, or one under way
+      6  DEST is no name for a backup of an engine elsewhere
+      7  the engine elsewhere could not make it: its log says more
       10-16  the database cannot be opened, or is damaged: see armin serve --help
       18  the copy cannot be written, or DEST exists
     """
@@ -82,11 +90,26 @@ def backup(where: Where, destination: str | None, every: int | None, keep: int |
     if not destination:
         raise click.UsageError("say where the copy goes: armin backup DEST")
     place = Path(destination)
+    if not place.is_dir() and _names_a_directory(destination, place):
+        note(f"armin: {place} is no directory; make it first")
+        return Exit.FILE
     if (every is not None or keep is not None) and not place.is_dir():
         raise click.UsageError(f"--every and --keep need a directory, and {place} is none")
     give_way()
     task = _Task(Path(target.directory, DATABASE_FILE), place, keep, as_json)
-    return task.once() if every is None else task.again_and_again(every)
+    if every is not None:
+        return task.again_and_again(every)
+    try:
+        with stopping(signal.SIGTERM, signal.SIGHUP):
+            return task.once()
+    except Stopped as stopped:
+        return stopped.code
+
+
+def _names_a_directory(destination: str, place: Path) -> bool:
+    """By its slash, or as the place of what the op `backup` makes: a file there would be in its way."""
+    reserved = place.name == BACKUPS_DIRECTORY and (place.parent / DATABASE_FILE).exists()
+    return reserved or destination.endswith("/")
 
 
 def _ask_engine(where: Where, name: str | None, as_json: bool) -> int:
@@ -126,8 +149,7 @@ class _Task:
         """One backup; gives the exit code."""
         with bar("verifying the copy") as progress:
             try:
-                if self._place.is_dir():
-                    remove_leftovers(self._place)
+                remove_leftovers(self._place if self._place.is_dir() else self._place.parent)
                 made = back_up(self._database, self._place, progress)
             except EngineError as error:
                 note(f"armin: {error}")
@@ -157,14 +179,14 @@ class _Task:
         """One each `every` seconds until a signal; gives the exit code of the last one that ended."""
         code = int(Exit.OK)
         try:
-            with _stopping():
+            with stopping(signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 while True:
                     due = time.monotonic() + every
                     code = self._try()
                     if code != Exit.OK:
                         note(f"armin: this backup failed; the next try is in {every} s")
                     time.sleep(max(0.0, due - time.monotonic()))
-        except _Stopped:
+        except Stopped:
             return code
 
     def _try(self) -> int:
@@ -199,11 +221,18 @@ def bar(what: str) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
+def stopping(*numbers: signal.Signals) -> Iterator[None]:
+    """Raise Stopped at the first of these signals; those that are ignored, as by nohup, stay so."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # another one would cut off the cleaning up
+        raise Stopped(number)
+
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:

@@ -35,7 +35,7 @@ class Exit(IntEnum):
     STORAGE = 7
     CUT_OFF = 8
     INCOMPLETE = 9
-    # 10 to 16 are armin serve's, and verify's on a file: see armin_broker.daemon.EXIT_CODES
+    # 10 to 16 are armin serve's, and verify's, backup's, restore's on a file: armin_broker.daemon.EXIT_CODES
     RECOVERING = 17
     FILE = 18
     # 19 and 22 to 24 are armin serve's too
@@ -51,7 +51,7 @@ class Exit(IntEnum):
 
 MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("0", "done"),
-    ("1", "the answer is no: verify found differences, the engine does not conform"),
+    ("1", "the answer is no: verify, backup, restore found differences; it does not conform"),
     ("2", "the command line is wrong, or names no engine"),
     ("3", "no engine answers"),
     ("4", "no such session or worker group"),
@@ -60,7 +60,7 @@ MEANINGS: Final[tuple[tuple[str, str], ...]] = (
     ("7", "not committed, or a write's outcome is unknown; health: alive, but not ready"),
     ("8", "import: the file is cut off; what stands whole is in"),
     ("9", "import: some conversations were left out"),
-    ("10-16", "serve and verify cannot open: see armin serve --help"),
+    ("10-16", "serve, verify, backup, restore cannot open: see armin serve --help"),
     ("17", "the engine is recovering and takes no commands yet"),
     ("18", "a file cannot be read or written"),
     ("19, 22-24", "serve cannot open to others, or not safely: see armin serve --help"),

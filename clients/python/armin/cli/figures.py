@@ -79,6 +79,7 @@ def group_state(group: Group) -> str:
 # What an operator should know about; each is zero on a good day.
 _COUNTED: Final = (
     ("commits_failed", "commits failed"),
+    ("backups_failed", "backups failed"),
     ("replies_lost", "replies lost"),
     ("heals", "reads that healed a follower"),
     ("effects_failed", "effects failed"),

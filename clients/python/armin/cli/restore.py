@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import click
 
-from armin.cli.backup import bar, exit_code
+from armin.cli.backup import Stopped, bar, exit_code, stopping
 from armin.cli.exits import Exit
 from armin.cli.options import json_option
 from armin.cli.output import moment, note, write_json
@@ -42,17 +43,20 @@ def restore(backup: Path, directory: Path, replace: bool, expect: str | None, as
       1  the backup differs from its digests, or from --expect
       10-16  the backup cannot be opened, or is damaged: see armin serve --help
       18  there is no such file, or DIR cannot be written
-      25  refused: an engine runs on DIR, or a database is there without --replace
+      25  refused: an engine runs on DIR, somebody reads the database there, or it
+          is there without --replace
     """
     kept = None if expect is None else parse_head(expect)
     try:
-        with bar("verifying the backup") as progress:
+        with stopping(signal.SIGTERM, signal.SIGHUP), bar("verifying the backup") as progress:
             done = restore_file(
                 backup, directory / DATABASE_FILE, replace=replace, expect=kept, progress=progress
             )
     except RestoreRefused as error:
         note(f"armin: {error}")
         return Exit.NO if error.reason == "expect" else Exit.RESTORE_REFUSED
+    except Stopped as stopped:
+        return stopped.code
     except EngineError as error:
         note(f"armin: {error}")
         return exit_code(error)
