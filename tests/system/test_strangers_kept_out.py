@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import zmq
 
 from armin_broker.binding import is_loopback
 from armin_broker.keyring import Keyring
 from command_line import CommandLine
 from harness import Engine, Peer
+
+
+def hears_a_stranger(port: int) -> bool:
+    """Whether an engine answers who has no key."""
+    with Peer(f"tcp://127.0.0.1:{port}") as stranger:
+        stranger.send("hello")
+        return bool(stranger.socket.poll(500))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "[::1]", "::1"])
@@ -51,11 +57,7 @@ def test_with_keys_it_serves_beyond_loopback_and_insecure_opens_nothing(short_di
     engine = Engine(short_dir / "e", "--tcp", "0.0.0.0:0", "--insecure").start()
     with engine.peer() as peer:
         port = peer.ask("hello")["endpoints"]["tcp"]["commands"]
-    with Peer(f"tcp://127.0.0.1:{port}") as stranger:
-        stranger.socket.rcvtimeo = 500
-        stranger.send("hello")
-        with pytest.raises(zmq.Again):
-            stranger.receive()
+    assert not hears_a_stranger(port)
     assert engine.stop() == 0
     assert "INSECURE" not in engine.errors()
 
@@ -67,11 +69,7 @@ def test_when_every_key_is_revoked_the_door_stays_shut(short_dir: Path) -> None:
     engine = Engine(short_dir / "e", "--tcp", "127.0.0.1:0").start()
     with engine.peer() as peer:
         port = peer.ask("hello")["endpoints"]["tcp"]["commands"]
-    with Peer(f"tcp://127.0.0.1:{port}") as stranger:
-        stranger.socket.rcvtimeo = 500
-        stranger.send("hello")
-        with pytest.raises(zmq.Again):
-            stranger.receive()
+    assert not hears_a_stranger(port)
     engine.stop()
 
 
