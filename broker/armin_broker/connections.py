@@ -33,8 +33,7 @@ REST_S: Final = 0.01  # between two looks at what has come, in a flood of connec
 REFUSALS_LOGGED_S: Final = 10.0  # between two lines about peers that were not let in
 
 _REFUSALS: Final = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-_FAILURES: Final = _REFUSALS | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _FAILURES
+_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _REFUSALS
 _EVENT: Final = struct.Struct("=HI")  # kind, value
 
 
@@ -145,8 +144,8 @@ class Connections:
                     self._accepted(value, _Place(name, endpoint[:3].decode("ascii", "replace")))
                 elif kind == zmq.EVENT_DISCONNECTED:
                     self._gone(name, value)
-                elif kind & _FAILURES:
-                    self._failed += bool(kind & _REFUSALS)
+                elif kind & _REFUSALS:
+                    self._failed += 1
         except zmq.Again:
             return
 

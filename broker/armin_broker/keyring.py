@@ -28,14 +28,13 @@ from zmq.utils import z85
 from armin_broker import protocol
 from armin_broker.privacy import openness
 from armin_broker.sender import Sender
+from armin_engine.ownership import give, make_directory
+from armin_engine.upgrade import sync
 
 SERVER_FILE: Final = "server.key"
 PUBLIC_SUFFIX: Final = ".json"
 KEY_SUFFIX: Final = ".key"
-FORMAT: Final = 1  # of all these files, in their field `armin_key`
 NAME_CHARACTERS_MAX: Final = 64
-FILE_BYTES_MAX: Final = 4096  # no file of ours is larger
-KEY_CHARACTERS: Final = 40  # a Curve25519 key in Z85
 
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,{NAME_CHARACTERS_MAX - 1}}}")
 _RESERVED: Final = "server"
@@ -167,29 +166,11 @@ class Keyring:
             raise KeyRefused(f"there is no directory {handed.parent}")
         if public.exists():
             raise KeyRefused(f"there is a key {name} already; revoke it first, or choose another name")
+        known = {"armin_key": protocol.KEY_FORMAT, "name": name, "role": role, "public": key.public}
         # The client's file first: a key that the engine knows and nobody has could only be revoked.
-        _write_new(
-            handed,
-            {
-                "armin_key": FORMAT,
-                "name": name,
-                "role": role,
-                "public": key.public,
-                "secret": pair.secret.decode(),
-                "server": server.public.decode(),
-            },
-        )
+        _write_new(handed, {**known, "secret": pair.secret.decode(), "server": server.public.decode()})
         try:
-            _write_new(
-                public,
-                {
-                    "armin_key": FORMAT,
-                    "name": name,
-                    "role": role,
-                    "public": key.public,
-                    "created_at": key.created_at,
-                },
-            )
+            _write_new(public, {**known, "created_at": key.created_at})
         except BaseException:
             handed.unlink(missing_ok=True)
             raise
@@ -203,19 +184,22 @@ class Keyring:
         except FileNotFoundError:
             raise KeyRefused(f"there is no key {name}") from None
         (self.directory / (name + KEY_SUFFIX)).unlink(missing_ok=True)
-        _sync(self.directory)
+        sync(self.directory)
 
     def _server_or_new(self) -> Pair:
         for directory in (self.directory.parent, self.directory):  # the engine's own may be made only later
-            if not directory.exists():
-                _make_directory(directory)
+            make_directory(directory)
         check_private(self.directory)
         if not (self.directory / SERVER_FILE).exists():
             pair = Pair.new()
             with suppress(FileExistsError):  # somebody else was faster
                 _write_new(
                     self.directory / SERVER_FILE,
-                    {"armin_key": FORMAT, "public": pair.public.decode(), "secret": pair.secret.decode()},
+                    {
+                        "armin_key": protocol.KEY_FORMAT,
+                        "public": pair.public.decode(),
+                        "secret": pair.secret.decode(),
+                    },
                 )
         return self.server()
 
@@ -279,7 +263,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise KeysInvalid(f"{path} is no regular file")
-            text = file.read(FILE_BYTES_MAX + 1)
+            text = file.read(protocol.KEY_FILE_BYTES_MAX + 1)
         check_private(path)
     except PermissionError as error:
         raise KeysInvalid(f"{path}: {error.strerror}") from None
@@ -288,11 +272,11 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise
         raise KeysInvalid(f"{path}: {error.strerror}") from None
     try:
-        if len(text) > FILE_BYTES_MAX:
+        if len(text) > protocol.KEY_FILE_BYTES_MAX:
             raise ValueError("it is too large")
         fields = json.loads(text)
-        if not isinstance(fields, dict) or fields.get("armin_key") != FORMAT:
-            raise ValueError(f"its field armin_key is not {FORMAT}")
+        if not isinstance(fields, dict) or fields.get("armin_key") != protocol.KEY_FORMAT:
+            raise ValueError(f"its field armin_key is not {protocol.KEY_FORMAT}")
     except (ValueError, RecursionError) as error:
         raise KeysInvalid(f"{path} is no file of keys: {error}") from None
     return fields
@@ -300,11 +284,11 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 def _key(fields: Mapping[str, Any], name: str, path: Path) -> bytes:
     text = fields.get(name)
-    if isinstance(text, str) and len(text) == KEY_CHARACTERS and text.isascii():
+    if isinstance(text, str) and len(text) == protocol.KEY_CHARACTERS and text.isascii():
         with suppress(KeyError, ValueError, struct.error):  # the last where it is out of Z85's range
             z85.decode(text)
             return text.encode()
-    raise KeysInvalid(f"{path}: its field {name} is no key of {KEY_CHARACTERS} characters (Z85)")
+    raise KeysInvalid(f"{path}: its field {name} is no key of {protocol.KEY_CHARACTERS} characters (Z85)")
 
 
 def _write_new(path: Path, fields: Mapping[str, Any]) -> None:
@@ -316,36 +300,9 @@ def _write_new(path: Path, fields: Mapping[str, Any]) -> None:
             json.dump(fields, file, indent=1)
             file.write("\n")
             file.flush()
-            _give(file.fileno(), path.parent)
+            give(file.fileno(), path.parent)
             os.fsync(file.fileno())
         os.link(temporary, path)  # unlike a rename, it never replaces a file
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _give(descriptor: int, example: Path) -> None:
-    """Let root make keys for an engine that runs as somebody else: what is made belongs to that one.
-
-    By its descriptor: that one could put something else under its name meanwhile.
-    """
-    if os.geteuid() == 0:
-        status = example.stat()
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-
-
-def _make_directory(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        _give(descriptor, directory.parent)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

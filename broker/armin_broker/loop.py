@@ -26,7 +26,7 @@ from armin_broker.health import health
 from armin_broker.live_socket import LiveSocket
 from armin_broker.parsed import Barrier, Change, Lease, Parsed, Pipeline, Read, Write
 from armin_broker.sender import Sender
-from armin_broker.statistics import Connections, Statistics
+from armin_broker.statistics import Connections, NoConnections, Statistics
 from armin_broker.turns import Turns
 from armin_broker.verification import Verifier
 from armin_engine import Armin
@@ -81,7 +81,8 @@ class Loop:
         self._effects = effects
         self._wake = wake
         self._endpoints = endpoints
-        self.connections_max = protocol.CONNECTIONS_MAX if connections is None else connections.limit
+        connections = connections or NoConnections()
+        self._connections_max = connections.limit
         self._clock = clock
         self._wall_clock = wall_clock
         self._alive = alive  # called with each heartbeat
@@ -347,7 +348,7 @@ class Loop:
             "epoch": identity.epoch,
             "engine": self.engine_id,
             "endpoints": self._endpoints,
-            "limits": {**protocol.LIMITS, "connections": self.connections_max},
+            "limits": {**protocol.LIMITS, "connections": self._connections_max},
             "role": role,
             "durability": protocol.DURABILITY,
         }

@@ -44,6 +44,9 @@ IPC_PATH_BYTES_MAX: Final = 107  # sun_path of a Unix socket, less its final NUL
 
 DATABASE_FILE: Final = "armin.db"
 KEYS_DIRECTORY: Final = "keys"
+KEY_FORMAT: Final = 1  # of the files of keys, in their field `armin_key`
+KEY_FILE_BYTES_MAX: Final = 4096  # none of them is larger
+KEY_CHARACTERS: Final = 40  # a Curve25519 key in Z85
 BACKUPS_DIRECTORY: Final = "backups"  # under the engine's: what the op `backup` makes
 LOCK_SUFFIX: Final = ".lock"  # DATABASE_FILE + this: first line the owner's pid, second its state
 

@@ -136,7 +136,7 @@ class Statistics:
         commands: CommandSocket,
         live: LiveSocket,
         effects: EffectsSocket,
-        connections: Connections | None,
+        connections: Connections,
         now: float,
     ) -> None:
         self.groups = 0
@@ -151,7 +151,7 @@ class Statistics:
         self._commands = commands
         self._live = live
         self._effects = effects
-        self._connections = connections or NoConnections()
+        self._connections = connections
         self._started = now
         self._commits = armin.counters.commits
         self._failed = armin.counters.commits_failed

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from armin_engine import probe
-from armin_engine.errors import EngineError, NotAnArminDatabase
+from armin_engine.errors import EngineError
 from armin_engine.lock import SUFFIX as LOCK_SUFFIX
-from armin_engine.offline import Progress, undisturbed, verify_file
+from armin_engine.offline import Progress, check_current, undisturbed, verify_file
 from armin_engine.standing import inode
 from armin_engine.store import NEW_SUFFIX
 from armin_engine.upgrade import sync
@@ -181,10 +181,7 @@ def copied(
 
     reserve: bytes that must stay free beside it; None lets it take all there are. Raises as `back_up` does.
     """
-    if not database.exists():
-        raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(database))
-    if probe_version(database) is None:
-        raise NotAnArminDatabase(f"{database} is of the original Armin; armin serve upgrades it, a copy kept")
+    check_current(database)
     try:
         partial, descriptor = _begin(directory)
     except OSError as error:
@@ -223,14 +220,6 @@ def _begin(directory: Path) -> tuple[Path, int]:
             os.close(descriptor)
             raise
         os.close(descriptor)  # somebody took it for a leftover between our open and our flock
-
-
-def probe_version(database: Path) -> int | None:
-    """As probe.schema_version, with what SQLite cannot read as an OpenError."""
-    try:
-        return probe.schema_version(database)
-    except sqlite3.Error as error:
-        raise probe.reading_failed(database, error) from error
 
 
 @contextlib.contextmanager

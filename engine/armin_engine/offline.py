@@ -33,17 +33,26 @@ def verify_file(file: Path, progress: Progress | None = None, at: int = 0) -> Ch
     `progress` is called with the facts checked and their total. Raises OpenError or FileNotFoundError.
     """
     file = file.absolute()
-    if not file.exists():
-        raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(file))
+    check_current(file)
     try:
-        if probe.schema_version(file) is None:
-            raise NotAnArminDatabase(f"{file} is of the original Armin; armin serve upgrades it, a copy kept")
         return undisturbed(
             file,
             lambda immutable: _check(probe.connect_read_only(file, immutable=immutable), progress, at),
         )
     except sqlite3.Error as error:
         raise probe.reading_failed(file, error) from None
+
+
+def check_current(file: Path) -> None:
+    """Raise FileNotFoundError or OpenError unless this is a database of a version that has digests."""
+    if not file.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such file or directory", str(file))
+    try:
+        version = probe.schema_version(file)
+    except sqlite3.Error as error:
+        raise probe.reading_failed(file, error) from None
+    if version is None:
+        raise NotAnArminDatabase(f"{file} is of the original Armin; armin serve upgrades it, a copy kept")
 
 
 def undisturbed(file: Path, read: Callable[[bool], _Read]) -> _Read:

@@ -17,6 +17,7 @@ from armin_engine.backup import SQLITE_SUFFIXES, Copy, copied, copying_failed, r
 from armin_engine.errors import AlreadyOwned, EngineError
 from armin_engine.lock import OwnerLock
 from armin_engine.offline import Progress
+from armin_engine.ownership import give, make_directory
 from armin_engine.stored import digest_at, last_position
 from armin_engine.upgrade import sync
 
@@ -84,7 +85,7 @@ def restore(
     backup = Path(os.path.realpath(backup))
     if not backup.is_file():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(backup))
-    _make_directory(database.parent)
+    make_directory(database.parent)
     database = Path(os.path.realpath(database))
     try:
         lock = OwnerLock(database)
@@ -99,24 +100,6 @@ def restore(
             return _take_over(copy, database)
     finally:
         lock.release()
-
-
-def _make_directory(directory: Path) -> None:
-    if directory.exists():
-        return
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _give(descriptor, directory.parent)
-    finally:
-        os.close(descriptor)
-
-
-def _give(descriptor: int, example: Path) -> None:
-    """Let root restore for an engine that runs as somebody else: what is made belongs to that one."""
-    if os.geteuid() == 0:
-        status = example.stat()
-        os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def _check_replaceable(backup: Path, database: Path, *, replace: bool) -> None:
@@ -161,7 +144,7 @@ def _take_over(copy: Copy, database: Path) -> Restored:
         identity, last_message_at = _renew(copy.path)
     except sqlite3.Error as error:
         raise copying_failed(f"cannot begin a new epoch in {copy.path}", error) from error
-    _give(copy.descriptor, database.parent)
+    give(copy.descriptor, database.parent)
     os.fsync(copy.descriptor)
     sync(database.parent)
     aside = _set_aside(database, copy)

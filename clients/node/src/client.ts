@@ -175,16 +175,11 @@ export class Client extends GroupCommands {
    */
   async verify({ progress, expect, signal }: VerifyOptions = {}): Promise<VerifyReport> {
     const kept = expect === undefined ? undefined : parseHead(expect);
-    let job: number | undefined;
-    for (;;) {
-      const state = await this.channel.request(calls.verify(job, kept), signal);
-      const report = calls.verifyReport(state, progress, kept);
-      if (report !== null) {
-        return report;
-      }
-      job = replies.integer(state, "job");
-      await pause(JOB_POLL_MS, signal);
-    }
+    return this.#jobDone(
+      (job) => calls.verify(job, kept),
+      (state) => calls.verifyReport(state, progress, kept),
+      signal,
+    );
   }
 
   /**
@@ -199,15 +194,24 @@ export class Client extends GroupCommands {
    * @throws StorageFailed it could not be made; nothing was left behind.
    */
   async backup({ name, signal }: BackupOptions = {}): Promise<BackupReport> {
-    let state = await this.channel.request(calls.backup({ name }), signal);
+    return this.#jobDone((job) => calls.backup(job === undefined ? { name } : { job }), calls.backupReport, signal);
+  }
+
+  /** Begin a job, and ask how it stands until that is its report. */
+  async #jobDone<R>(
+    ask: (job: number | undefined) => calls.Call<replies.Fields>,
+    reportOf: (state: replies.Fields) => R | null,
+    signal: AbortSignal | undefined,
+  ): Promise<R> {
+    let job: number | undefined;
     for (;;) {
-      const report = calls.backupReport(state);
+      const state = await this.channel.request(ask(job), signal);
+      const report = reportOf(state);
       if (report !== null) {
         return report;
       }
-      const job = replies.integer(state, "job");
+      job = replies.integer(state, "job");
       await pause(JOB_POLL_MS, signal);
-      state = await this.channel.request(calls.backup({ job }), signal);
     }
   }
 

@@ -116,19 +116,28 @@ class AsyncClient(AsyncGroupCommands):
     ) -> VerifyReport:
         """Have the engine compare its memory with the file, and wait for the result."""
         kept = None if expect is None else parse_head(expect)
-        state = await self._channel.request(calls.verify(None, kept))
-        while (report := calls.verify_report(state, progress, kept)) is None:
-            await asyncio.sleep(VERIFY_POLL)
-            state = await self._channel.request(calls.verify(replies.integer(state, "job"), kept))
-        return report
+        return await self._job_done(
+            lambda job: calls.verify(job, kept), lambda state: calls.verify_report(state, progress, kept)
+        )
 
     async def backup(self, name: str | None = None) -> BackupReport:
         """Have the engine make a verified copy of its database in DIR/backups, and wait for it."""
-        state = await self._channel.request(calls.backup(name))
-        while (report := calls.backup_report(state)) is None:
+        return await self._job_done(
+            lambda job: calls.backup(name if job is None else None, job), calls.backup_report
+        )
+
+    async def _job_done(
+        self,
+        ask: Callable[[int | None], calls.Call[replies.Fields]],
+        report: Callable[[replies.Fields], T | None],
+    ) -> T:
+        job = None
+        while True:
+            state = await self._channel.request(ask(job))
+            if (done := report(state)) is not None:
+                return done
+            job = replies.integer(state, "job")
             await asyncio.sleep(VERIFY_POLL)
-            state = await self._channel.request(calls.backup(job=replies.integer(state, "job")))
-        return report
 
     # --- writes ---
 

@@ -140,11 +140,9 @@ class Client(GroupCommands):
         the file must still hold what it held then.
         """
         kept = None if expect is None else parse_head(expect)
-        state = self._channel.request(calls.verify(None, kept))
-        while (report := calls.verify_report(state, progress, kept)) is None:
-            time.sleep(VERIFY_POLL)
-            state = self._channel.request(calls.verify(replies.integer(state, "job"), kept))
-        return report
+        return self._job_done(
+            lambda job: calls.verify(job, kept), lambda state: calls.verify_report(state, progress, kept)
+        )
 
     def backup(self, name: str | None = None) -> BackupReport:
         """Have the engine make a verified copy of its database in DIR/backups, and wait for it.
@@ -158,11 +156,23 @@ class Client(GroupCommands):
                 `backup_running`).
             StorageFailed: it could not be made; nothing was left behind.
         """
-        state = self._channel.request(calls.backup(name))
-        while (report := calls.backup_report(state)) is None:
+        return self._job_done(
+            lambda job: calls.backup(name if job is None else None, job), calls.backup_report
+        )
+
+    def _job_done(
+        self,
+        ask: Callable[[int | None], calls.Call[replies.Fields]],
+        report: Callable[[replies.Fields], T | None],
+    ) -> T:
+        """Begin a job, and ask how it stands until that is its report."""
+        job = None
+        while True:
+            state = self._channel.request(ask(job))
+            if (done := report(state)) is not None:
+                return done
+            job = replies.integer(state, "job")
             time.sleep(VERIFY_POLL)
-            state = self._channel.request(calls.backup(job=replies.integer(state, "job")))
-        return report
 
     # --- writes ---
 

@@ -15,11 +15,9 @@ import zmq
 from zmq.utils import z85
 
 from armin.errors import TargetError
+from armin_broker.protocol import KEY_CHARACTERS, KEY_FILE_BYTES_MAX, KEY_FORMAT
 
 KEY_VARIABLE: Final = "ARMIN_KEY"
-FORMAT: Final = 1  # of the file, in its field `armin_key`
-FILE_BYTES_MAX: Final = 4096  # no key file is larger
-KEY_CHARACTERS: Final = 40  # a Curve25519 key in Z85
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> Credentials:
     try:
         with open(path, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            text = file.read(FILE_BYTES_MAX + 1)
+            text = file.read(KEY_FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise _unusable(f"the key file {shown} cannot be read: {reason}") from None
@@ -70,12 +68,12 @@ def load(path: str | os.PathLike[str]) -> Credentials:
 
 def _fields(shown: str, text: bytes) -> Mapping[str, Any]:
     try:
-        if len(text) > FILE_BYTES_MAX:
+        if len(text) > KEY_FILE_BYTES_MAX:
             raise ValueError("it is too large")
         fields = json.loads(text)
     except (ValueError, RecursionError):
         raise _unusable(f"{shown} is no key file of Armin") from None  # quoting it might show a secret
-    if not isinstance(fields, dict) or fields.get("armin_key") != FORMAT:
+    if not isinstance(fields, dict) or fields.get("armin_key") != KEY_FORMAT:
         raise _unusable(f"{shown} is no key file of Armin, or of a later one")
     return fields
 
