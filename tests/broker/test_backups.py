@@ -46,11 +46,18 @@ def fill(peer: Peer, megabytes: int) -> None:
 
 
 def children(engine: Engine) -> list[int]:
-    """Its child processes."""
+    """Its child processes, as soon as they are what they are to be: before, the engine waits for that."""
     found = []
     for task in Path(f"/proc/{engine.pid}/task").iterdir():
         found += [int(pid) for pid in (task / "children").read_text("ascii").split()]
-    return found
+    return [pid for pid in found if b"backup_process" in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:  # it has ended
+        return b""
 
 
 def slow_child(engine: Engine, peer: Peer) -> tuple[int, int]:
