@@ -2,15 +2,14 @@
 
 import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { TargetError } from "./errors.js";
+import { KEY_CHARACTERS, KEY_FORMAT } from "./protocol.js";
 import type { KeyContent } from "./results.js";
 import { kind } from "./wire.js";
 
 export const KEY_VARIABLE = "ARMIN_KEY";
 
-const VERSION = 1; // of the file's format
 const OTHERS = 0o077; // group and others in a file's mode
 const Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
-const Z85_CHARS = 40; // 32 bytes
 const Z85_GROUP = 5; // characters for 4 bytes
 
 /** How libzmq's CURVE is set up on a client's socket. */
@@ -108,9 +107,9 @@ function keyFields(content: unknown, source: string): Fields {
   if (version === undefined) {
     throw refusal(`${source} has no armin_key, so it is no client's key`);
   }
-  if (version !== VERSION) {
+  if (version !== KEY_FORMAT) {
     const found = typeof version === "number" ? version : kind(version);
-    throw refusal(`${source} is of version ${found}, and this client knows ${VERSION}`);
+    throw refusal(`${source} is of version ${found}, and this client knows ${KEY_FORMAT}`);
   }
   return fields;
 }
@@ -125,10 +124,10 @@ function text(fields: Fields, name: string, source: string): string {
 
 function z85(fields: Fields, name: string, source: string): string {
   const value = text(fields, name, source);
-  if (value.length !== Z85_CHARS) {
-    throw refusal(`${source} has a ${name} of ${value.length} characters, not ${Z85_CHARS} of Z85`);
+  if (value.length !== KEY_CHARACTERS) {
+    throw refusal(`${source} has a ${name} of ${value.length} characters, not ${KEY_CHARACTERS} of Z85`);
   }
-  for (let start = 0; start < Z85_CHARS; start += Z85_GROUP) {
+  for (let start = 0; start < KEY_CHARACTERS; start += Z85_GROUP) {
     if (!isZ85Group(value.slice(start, start + Z85_GROUP))) {
       throw refusal(`${source} has a ${name} that is not Z85 (characters ${start + 1} to ${start + Z85_GROUP})`);
     }

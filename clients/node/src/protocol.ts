@@ -24,6 +24,9 @@ export const EFFECTS_PORT_OFFSET = 2;
 export const IPC_PATH_BYTES_MAX = 107; // sun_path of a Unix socket, less its final NUL
 
 export const DATABASE_FILE = "armin.db";
+export const KEY_FORMAT = 1; // of the files of keys, in their field `armin_key`
+export const KEY_FILE_BYTES_MAX = 4096; // none of them is larger
+export const KEY_CHARACTERS = 40; // a Curve25519 key in Z85
 export const LOCK_SUFFIX = ".lock"; // DATABASE_FILE + this: first line the owner's pid, second its state
 
 export const HEARTBEAT_MS = 1000; // between two heartbeats on the live socket
