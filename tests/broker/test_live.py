@@ -19,12 +19,11 @@ class Follower:
 
     def __init__(self, engine: Engine, peer: Peer, *topics: bytes) -> None:
         self.socket = peer.open(zmq.SUB, engine.endpoint("live"), *topics, protocol.sync_topic("t"))
-        for _ in range(400):
+        heard: list[bytes] = []  # first perhaps a welcome or a heartbeat, where the sync came too early
+        while protocol.sync_topic("t") not in heard:
             assert peer.ask("sync", token="t")["ok"]
-            if self.socket.poll(protocol.SYNC_RESEND_MS):
-                break
-        while self.receive()[0] != protocol.sync_topic("t"):
-            pass
+            while self.socket.poll(protocol.SYNC_RESEND_MS):
+                heard.append(self.receive()[0])
         self.socket.unsubscribe(protocol.sync_topic("t"))
 
     def receive(self) -> tuple[bytes, dict[str, Any]]:
