@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from armin_engine import digest, durable, upgrade
+from armin_engine.checkpoints import Checkpoints
 from armin_engine.errors import CorruptDatabase, OpenError, StorageFailed
 from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact
 from armin_engine.failures import FailureLog
@@ -87,6 +88,7 @@ class SQLiteStore:
         )
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._checkpoints: Checkpoints | None = None
         self._refused: tuple[str, str] | None = None  # why no writes are taken: message and reason
         self._refusal_logged = False
         self._failures = FailureLog()
@@ -234,7 +236,6 @@ class SQLiteStore:
             "checkpoint_fullfsync = ON",
             "foreign_keys = ON",
             f"cache_size = -{CACHE_KIB}",
-            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
         ):
             self._writer.execute(f"PRAGMA {pragma}")
         self._writer.execute("BEGIN IMMEDIATE")
@@ -254,6 +255,8 @@ class SQLiteStore:
         self._check_unchanged(self._writer)
         self._writer.execute("ROLLBACK")
         self._keys = Keys(self._writer)
+        if not self.is_memory:
+            self._checkpoints = Checkpoints(self.path, self._writer, _connect, CHECKPOINT_PAGES)
 
     @property
     def sequences(self) -> Sequences:
@@ -341,6 +344,8 @@ class SQLiteStore:
         from it would be wrong: no more writes then until the file is opened again.
         """
         self._refused = None
+        if self._checkpoints is not None:
+            self._checkpoints.committed()
 
     def _check_standing(self) -> None:
         """Will what is committed now be found again? Costs a few microseconds."""
@@ -407,6 +412,9 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file cleanly, then let go of the lock. Closing again does nothing."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+            self._checkpoints = None
         for connection in {id(c): c for c in (self._writer, self._reader) if c}.values():
             try:
                 connection.close()

@@ -270,7 +270,8 @@ def test_a_checkpoint_that_fails_fails_no_commit_and_is_made_up_for(
     tortured.fail(fault)
     for _ in range(2):
         assert asking.ask("append", session_id=1, role="user", content="x" * (5 << 20))["ok"]
-    assert tortured.power_cut(random.Random(2)).unsynced, "a checkpoint was tried"
+    wait_until(lambda: b"a checkpoint failed" in tortured.log.read_bytes())
+    assert tortured.power_cut(random.Random(2)).unsynced, "and what it wrote is not synced"
     assert stored(tortured) == 2
     tortured.fail(None)
     tortured.start()
