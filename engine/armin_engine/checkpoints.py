@@ -9,6 +9,11 @@ SQLite's WAL-reset bug (3.7.0 to 3.51.2, https://www.sqlite.org/wal.html#walrese
 begun anew just as another connection begins a checkpoint. That cannot be here: before its checkpoint, and
 until that is over, the thread reads in the WAL through a second connection, and SQLite begins no WAL anew
 that somebody reads in. Checkpoints of the writer's come when the thread has ended.
+
+SQLite does not sync what a checkpoint of part of the WAL wrote, but counts it as home: a later checkpoint, of
+the whole, syncs the file for both. If that sync fails, the kernel may have dropped what the first one wrote,
+and nobody would write it again. So nothing is brought home any more then, not even when the file is closed:
+all of it stays in the WAL, from where the next start has it.
 """
 
 from __future__ import annotations
@@ -59,13 +64,14 @@ class Checkpoints:
         self._not_before = 0.0
         self._left: int | None = None  # frames that the thread could not bring home, None where it failed
         self._failed = False
+        self._partly = True  # frames may count as home that no sync has covered, a former owner's too
+        self._given_up = False
         self._thread: threading.Thread | None = None
         # Opened here and now: by the time of a checkpoint another file may have the name.
         self._runner = connect(path)
         self._guard = connect_read_only(path)
         for connection in (self._runner, self._guard):  # it knows of the WAL once it has read
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        writer.execute("PRAGMA wal_autocheckpoint = 0")
         # A WAL that is begun anew is cut to this, so it is longer only while something is to be brought home.
         writer.execute(f"PRAGMA journal_size_limit = {self._limit}")
         for pragma in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
@@ -77,11 +83,13 @@ class Checkpoints:
             size = os.stat(self._wal).st_size
         except OSError:
             return  # the next commit sees to it
-        if self.is_running:
+        if self.is_running or self._given_up:
             return
         thread, self._thread = self._thread, None
         if size <= self._limit:
             self._rounds = 0
+            if thread is not None:  # it was begun anew, which it is only once all is home and synced
+                self._partly = False
         elif thread is not None:
             self._go_on(size)
         elif self._clock() >= self._not_before:
@@ -120,7 +128,10 @@ class Checkpoints:
     def _bring_home(self) -> None:
         """The rest, between two commits."""
         self._rounds = 0
-        if self._checkpoint(self._writer) != 0:
+        left = self._checkpoint(self._writer)
+        if left is not None:
+            self._partly = left > 0
+        if left != 0:
             self._pause()
 
     def _run(self) -> None:
@@ -129,6 +140,8 @@ class Checkpoints:
             # The WAL has frames that are not home, so this reads in the WAL and not in the file alone.
             self._guard.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._left = self._checkpoint(self._runner)
+            if self._left is not None:
+                self._partly = True  # for commits may have come meanwhile
         except sqlite3.Error as error:
             self._tell(error)
         finally:
@@ -141,6 +154,8 @@ class Checkpoints:
             busy, frames, home = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             self._tell(error)
+            if self._partly and is_of_the_disk(error):
+                self._give_up()
             return None
         if self._failed:
             self._failed = False
@@ -152,9 +167,25 @@ class Checkpoints:
             self._failed = True
             logger.error("a checkpoint failed: %s; %s grows until one succeeds", error, self._wal)
 
+    def _give_up(self) -> None:
+        self._given_up = True
+        logger.error(
+            "%s could not be brought home and synced; it keeps all that was committed and grows until the"
+            " engine is restarted. Look after the disk, then restart it",
+            self._wal,
+        )
+
     def close(self) -> None:
-        """Wait for the thread, which takes as long as the copying, and close its connections."""
+        """Wait for the thread, which takes as long as the copying, and close all connections."""
         if self._thread is not None:
             self._thread.join()
-        self._guard.close()
         self._runner.close()
+        # The last one to be closed brings the WAL home and deletes it, unless it only reads.
+        last = (self._writer, self._guard) if self._given_up else (self._guard, self._writer)
+        for connection in last:
+            connection.close()
+
+
+def is_of_the_disk(error: sqlite3.Error) -> bool:
+    """Whether reading, writing or syncing failed, for want of anything but room."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF == sqlite3.SQLITE_IOERR

@@ -236,6 +236,7 @@ class SQLiteStore:
             "checkpoint_fullfsync = ON",
             "foreign_keys = ON",
             f"cache_size = -{CACHE_KIB}",
+            "wal_autocheckpoint = 0",  # see checkpoints.py
         ):
             self._writer.execute(f"PRAGMA {pragma}")
         self._writer.execute("BEGIN IMMEDIATE")
@@ -412,14 +413,13 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close the file cleanly, then let go of the lock. Closing again does nothing."""
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-            self._checkpoints = None
-        for connection in {id(c): c for c in (self._writer, self._reader) if c}.values():
+        for each in (self._checkpoints, self._writer, self._reader):
             try:
-                connection.close()
+                if each is not None:
+                    each.close()
             except sqlite3.Error:
                 logger.exception("closing %s failed; its WAL is read at the next start", self.path)
+        self._checkpoints = None
         self._writer = self._reader = None
         self._refused = ("the engine is closed", "closed")
         if self._lock is not None:

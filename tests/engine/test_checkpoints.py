@@ -85,8 +85,18 @@ class Unguarded(Held):
 
 
 class Broken:
+    """A connection whose checkpoints fail with this code, and which is never closed."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
     def execute(self, statement: str) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+        error = sqlite3.OperationalError("no luck")
+        error.sqlite_errorcode = self._code
+        raise error
+
+    def close(self) -> None:
+        pass
 
 
 def held(monkeypatch: pytest.MonkeyPatch, kind: type[Held]) -> type[Held]:
@@ -207,17 +217,51 @@ def test_where_no_thread_can_be_had_the_commit_does_it_itself(
     assert wal(armin).stat().st_size <= LIMIT
 
 
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC])
 def test_a_checkpoint_that_fails_is_told_once_and_tried_again(
-    armin: Armin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    armin: Armin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
+    fill(armin)
+    commits_until_home(armin)  # so nothing counts as home that is not synced
     with monkeypatch.context() as patch:
-        patch.setattr(armin._store._checkpoints, "_runner", Broken())
+        patch.setattr(armin._store._checkpoints, "_runner", Broken(code))
         fill(armin)
         for _ in range(3):
             assert not brought_home(armin)
-        assert ["disk I/O error" in record.message for record in caplog.records] == [True]
+        assert ["a checkpoint failed: no luck" in record.message for record in caplog.records] == [True]
     commits_until_home(armin)
     assert [record.message for record in caplog.records[1:]] == ["checkpoints succeed again"]
+
+
+def test_what_counts_as_home_and_may_not_be_synced_is_kept_in_the_wal(
+    armin: Armin,
+    foreign: sqlite3.Connection,
+    open_engine: Callable[..., Armin],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    armin.append(1, "user", "x")
+    foreign.execute("BEGIN")
+    foreign.execute("SELECT count(*) FROM messages").fetchone()
+    fill(armin)
+    assert not brought_home(armin)  # what is behind the reader counts as home, and SQLite does not sync it
+    runner = armin._store._checkpoints._runner  # type: ignore[union-attr]
+    monkeypatch.setattr(armin._store._checkpoints, "_runner", Broken(sqlite3.SQLITE_IOERR_FSYNC))
+    foreign.execute("COMMIT")
+    for _ in range(3):
+        assert not brought_home(armin)
+    assert [record.message for record in caplog.records if "restart" in record.message]
+    monkeypatch.undo()
+    for number in range(5):
+        fill(armin)
+        assert not brought_home(armin), number
+    seq = armin.session(1).seq
+    runner.close()
+    armin.close()
+    assert wal(armin).stat().st_size > 5 * LIMIT, "the next start has it from there"
+    again = open_engine()
+    assert again.session(1).seq == seq
+    assert again.verify().equal
 
 
 def test_closing_waits_for_the_thread(

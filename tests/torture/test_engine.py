@@ -283,6 +283,36 @@ def test_a_checkpoint_that_fails_fails_no_commit_and_is_made_up_for(
     assert stored(tortured) == 3
 
 
+class NothingSurvives(random.Random):
+    """Chance, as far as a power cut asks it: all that is not synced is lost."""
+
+    def choice(self, shares: Any) -> Any:
+        return min(shares)
+
+    def random(self) -> float:
+        return 0.999
+
+
+def test_what_a_failed_sync_of_a_checkpoint_left_is_not_taken_for_durable(
+    tortured: TorturedEngine, asking: Peer
+) -> None:
+    """Parts of a WAL are brought home without a sync, which comes with the whole of it, and fails."""
+    tortured.start()
+    assert asking.ask("create_session")["ok"]
+    acknowledged = 0
+    for fault in (Fault.SYNC_DB, None) * 4:
+        tortured.fail(fault)
+        for number in range(1500):
+            asking.send("append", session_id=1, role="user", content=f"{number} {'x' * 4096}")
+        for _ in range(1500):
+            assert asking.receive()[1]["ok"]
+        acknowledged += 1500
+    tortured.power_cut(NothingSurvives())
+    assert stored(tortured) == acknowledged
+    tortured.start()
+    assert tortured.stop() == 0
+
+
 def test_an_engine_that_cannot_make_durable_what_it_found_does_not_start(
     tortured: TorturedEngine, asking: Peer
 ) -> None:
