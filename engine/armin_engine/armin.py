@@ -10,14 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeVar
 
 from armin_engine import memory, recovery
 from armin_engine.derived import Derived
 from armin_engine.effects import NullSink, SideEffectSink
 from armin_engine.errors import EngineError, StorageFailed
-from armin_engine.facts import Event, pack_message_event
+from armin_engine.facts import Event, pack_events_of, pack_message_event
 from armin_engine.keys import Key, Stored
 from armin_engine.live import LiveHub
 from armin_engine.plan import Outcome, Plan
@@ -176,11 +175,7 @@ class Armin(Derived):
         except StorageFailed as error:
             return [error] * len(commands)
         plan = self._plan(stored)
-        outcomes: list[Outcome] = []
-        sizes = [0]
-        for command in commands:
-            outcomes.append(plan.add(command))
-            sizes.append(plan.size)
+        outcomes = [plan.add(command) for command in commands]
         if not plan.size:
             return outcomes
         began = time.perf_counter_ns()
@@ -188,10 +183,7 @@ class Armin(Derived):
             committed = self._store.commit(plan.facts, plan.keys, plan.rows)
         except StorageFailed as error:
             self.counters.commits_failed += 1
-            return [
-                error if after > before else self._outcome_without(command, stored, error)
-                for command, (before, after) in zip(commands, pairwise(sizes), strict=True)
-            ]
+            return self._outcomes_without(commands, stored, error)
         self.counters.commit_ns = time.perf_counter_ns() - began
         events = self._derive(committed)
         self._unannounced.append(events)
@@ -200,6 +192,17 @@ class Armin(Derived):
 
     def _plan(self, stored: Mapping[Key, Stored]) -> Plan:
         return Plan(self, stored, self._store.sequences, self._clock())
+
+    def _outcomes_without(
+        self, commands: Sequence[Command], stored: Mapping[Key, Stored], error: StorageFailed
+    ) -> list[Outcome]:
+        """What a group comes to whose commit failed."""
+        plan, outcomes = self._plan(stored), list[Outcome]()
+        for command in commands:
+            before = plan.size
+            plan.add(command)
+            outcomes.append(error if plan.size > before else self._outcome_without(command, stored, error))
+        return outcomes
 
     def _outcome_without(
         self, command: Command, stored: Mapping[Key, Stored], error: StorageFailed
@@ -210,13 +213,15 @@ class Armin(Derived):
         return error if plan.size else outcome
 
     def _derive(self, committed: Committed) -> list[Event]:
-        facts = committed.facts
-        events = [
-            pack_message_event(fact.position, fact.session_id, packed)
-            if packed
-            else self.event(fact.position)
-            for fact, packed in zip(facts, self.take(facts), strict=True)
-        ]
+        events, last_session, of_session = list[Event](), 0, b""
+        for fact, packed in zip(committed.facts, self.take(committed.facts), strict=True):
+            position, session_id = fact.position, fact.session_id
+            if not packed:
+                events.append(self.event(position))
+                continue
+            if session_id != last_session:
+                last_session, of_session = session_id, pack_events_of(session_id)
+            events.append(pack_message_event(position, session_id, of_session, packed))
         self.counters.commits += 1
         self.counters.facts += len(events)
         self._warn_of_memory()

@@ -16,9 +16,13 @@ from armin_engine.facts import (
     Kind,
     SessionInfo,
     pack_closed_event,
+    pack_created_at,
     pack_created_event,
+    pack_events_of,
     pack_message,
     pack_message_event,
+    pack_plain,
+    pack_session_of,
     unpack,
 )
 from armin_engine.index import SessionIndex
@@ -47,16 +51,23 @@ class Derived:
         For the engine only.
         """
         taken: list[bytes] = []
-        session_id, messages, count, size = 0, list[bytes](), 0, 0
+        last_session, last_time = 0, -1
+        messages, of_session, at, count, size = list[bytes](), b"", b"", 0, 0
         for fact in facts:
-            if fact.kind is not MESSAGE_APPENDED:
+            _, kind, session_id, message_id, seq, role, content, created_at, meta, _ = fact
+            if kind is not MESSAGE_APPENDED:
                 taken.append(b"")
                 self._take_other(fact)
                 continue
-            if fact.session_id != session_id:
-                session_id = fact.session_id
+            if session_id != last_session:
+                last_session, of_session = session_id, pack_session_of(session_id)
                 messages = self._touched(session_id).tail
-            packed = pack_message(fact)
+            if created_at != last_time:
+                last_time, at = created_at, pack_created_at(created_at)
+            if meta is None:
+                packed = pack_plain(message_id, of_session, seq, role, content, at)
+            else:
+                packed = pack_message(fact)
             messages.append(packed)
             taken.append(packed)
             count += 1
@@ -317,11 +328,12 @@ class EventReader:
     Good until the next facts are taken in.
     """
 
-    __slots__ = ("_facts", "_history", "_session_id")
+    __slots__ = ("_facts", "_history", "_of_session", "_session_id")
 
     def __init__(self, facts: Derived) -> None:
         self._facts = facts
         self._session_id = 0
+        self._of_session = b""
         self._history = History((), [], 0)
 
     def event(self, position: int, entry: Entry) -> Event:
@@ -329,8 +341,9 @@ class EventReader:
         kind, session_id, seq = entry
         if kind is MESSAGE_APPENDED:
             if session_id != self._session_id:
-                self._session_id, self._history = session_id, self._session(session_id).history()
-            return pack_message_event(position, session_id, self._history.message(seq))
+                self._session_id, self._of_session = session_id, pack_events_of(session_id)
+                self._history = self._session(session_id).history()
+            return pack_message_event(position, session_id, self._of_session, self._history.message(seq))
         if kind is SESSION_CREATED:
             return pack_created_event(position, self._session(session_id).info())
         return pack_closed_event(position, session_id)

@@ -219,12 +219,18 @@ def message_from(packed: Mapping[str, Any]) -> Message:
     return Message(**packed)
 
 
-def pack_message_event(position: int, session_id: int, message: bytes) -> Event:
+def pack_events_of(session_id: int) -> bytes:
+    """What every event of one session's messages has in it."""
+    packed: bytes = _MESSAGE_TYPE + _pack(session_id) + _MESSAGE
+    return packed
+
+
+def pack_message_event(position: int, session_id: int, of_session: bytes, message: bytes) -> Event:
     """The event of a packed message; one too large for a stream goes without content and meta."""
     if len(message) > limits.EVENT_BYTES_MAX:
         message = _elide(message)
-    parts = (_POSITION_4, _pack(position), _MESSAGE_TYPE, _pack(session_id), _MESSAGE, message)
-    return _new_event((position, MESSAGE_APPENDED, session_id, b"".join(parts)))
+    packed = b"".join((_POSITION_4, _pack(position), of_session, message))
+    return _new_event((position, MESSAGE_APPENDED, session_id, packed))
 
 
 def _elide(message: bytes) -> bytes:

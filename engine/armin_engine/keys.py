@@ -42,13 +42,16 @@ def append_request(messages: Sequence[NewMessage], digests: Sequence[bytes]) -> 
 
     What the append expects to be so beforehand is no part of it.
     """
-    parts: list[bytes] = []
-    for (role, _, meta, _), digest in zip(messages, digests, strict=True):
-        parts += (_ROLE_PLAIN[role], digest)
-        if meta is not None:
-            parts += (_META, text_digest(meta.json))
-    request = b"".join(parts)
-    return request if len(messages) == 1 else blake2b(request, digest_size=DIGEST_BYTES).digest()
+    if len(messages) == 1:
+        return _message_request(messages[0], digests[0])
+    request = b"".join(map(_message_request, messages, digests))
+    return blake2b(request, digest_size=DIGEST_BYTES).digest()
+
+
+def _message_request(message: NewMessage, digest: bytes) -> bytes:
+    role, _, meta, _ = message
+    plain = _ROLE_PLAIN[role] + digest
+    return plain if meta is None else plain + _META + text_digest(meta.json)
 
 
 def create_request(command: CreateSession) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import repeat
 from typing import Protocol
 
 from armin_engine import limits
@@ -25,6 +25,7 @@ from armin_engine.records import (
     Recorded,
     Rows,
     SessionInfo,
+    new_appended,
 )
 from armin_engine.stored import Sequences
 
@@ -133,15 +134,16 @@ class Plan:
             first, created = self._new_keys[key]
             _check_same(request, first)
             assert isinstance(created, Created)  # the keys of no session create one
-            return Created(self._session(created.session.id).info(), duplicate=True)
+            return Created(self._draft(created.session.id).info(), duplicate=True)
         if key in self._stored:
             stored = self._stored[key]
             _check_same(request, stored.request)
             session_id = self._memory.created_at(stored.position)
-            return Created(self._session(session_id).info(), duplicate=True)
+            return Created(self._draft(session_id).info(), duplicate=True)
         outcome = self._create_anew(command)
         if not outcome.duplicate:  # else nothing is written, so there is nothing to remember
-            self._remember(key, request, self._position, 1, outcome)
+            self._new_keys[key] = request, outcome
+            self.keys.append((*key, self._position, 1, request))
         return outcome
 
     def _create_anew(self, command: CreateSession) -> Created:
@@ -149,7 +151,7 @@ class Plan:
         if name is not None:
             known = self._new_names.get(name) or self._memory.names.get(name)
             if known is not None:
-                return Created(self._session(known).info(), duplicate=True)
+                return Created(self._draft(known).info(), duplicate=True)
         session_id = self._session_id + 1
         _check_room(session_id, "session")
         packed_meta = command.meta.packed if command.meta else None
@@ -162,78 +164,70 @@ class Plan:
         return Created(info, duplicate=False)
 
     def _append(self, command: Append) -> Appended:
-        session_id, messages, _, name, _ = command
-        session = self._session(session_id)
+        session_id, messages, _, name, after_key = command
+        draft = self._drafts.get(session_id) or self._draft(session_id)
+        after = None if after_key is None else (after_key, session_id)
         if name is None:
-            self._check_follows(command)
-            return self._append_anew(command, session, None)
+            self._check_follows(after)
+            return self._append_anew(command, draft, None)
         key = name, session_id
-        digests = [text_digest(message.content) for message in messages]
+        digests = [text_digest(content) for _, content, _, _ in messages]
         request = append_request(messages, digests)
         if key in self._new_keys:
-            first, outcome = self._new_keys[key]
+            first, known = self._new_keys[key]
             _check_same(request, first)
-            assert isinstance(outcome, Appended)  # a session's keys create none
-            return replace(outcome, duplicate=True)
+            assert isinstance(known, Appended)  # a session's keys create none
+            return known._replace(duplicate=True)
         if key in self._stored:
             stored = self._stored[key]
             _check_same(request, stored.request)
             return self._memory.appended_at(session_id, stored.position, stored.length)
-        self._check_follows(command)
-        outcome = self._append_anew(command, session, digests)
-        self._remember(key, request, outcome.first_at, outcome.count, outcome)
+        self._check_follows(after)
+        outcome = self._append_anew(command, draft, digests)
+        _, _, position, count, _, _ = outcome
+        self._new_keys[key] = request, outcome
+        self.keys.append((name, session_id, position, count, request))
         return outcome
 
-    def _check_follows(self, command: Append) -> None:
-        if command.after_key is None:
+    def _check_follows(self, key: Key | None) -> None:
+        if key is None or key in self._new_keys or key in self._stored:
             return
-        key = command.after_key, command.session_id
-        if key not in self._new_keys and key not in self._stored:
-            raise Conflict(
-                f"the write that this one follows is not in session {command.session_id}; send that first",
-                field="after_key",
-                reason="out_of_order",
-                retry=True,
-            )
+        raise Conflict(
+            f"the write that this one follows is not in session {key[1]}; send that first",
+            field="after_key",
+            reason="out_of_order",
+            retry=True,
+        )
 
-    def _remember(
-        self, key: Key, request: bytes, position: int, length: int, outcome: Created | Appended
-    ) -> None:
-        self._new_keys[key] = request, outcome
-        self.keys.append((*key, position, length, request))
-
-    def _append_anew(self, command: Append, session: Session, digests: Sequence[bytes] | None) -> Appended:
-        session_id = command.session_id
-        if session.closed_at:
+    def _append_anew(self, command: Append, draft: _Draft, digests: Sequence[bytes] | None) -> Appended:
+        session_id, messages, expect_seq, _, _ = command
+        if draft.closed_at:
             raise SessionClosed(f"session {session_id} is closed", field="session_id")
-        seq = session.seq
-        if command.expect_seq is not None and command.expect_seq != seq + 1:
+        first_seq = seq = draft.seq + 1
+        if expect_seq is not None and expect_seq != seq:
             raise Conflict(
-                f"expect_seq is {command.expect_seq}, but the next seq of session {session_id} is {seq + 1}",
+                f"expect_seq is {expect_seq}, but the next seq of session {session_id} is {seq}",
                 field="expect_seq",
                 reason="expect_seq",
             )
-        count = len(command.messages)
-        first_id, first_at = self._message_id + 1, self._position + 1
-        _check_room(self._message_id + count, "message")
-        kind, now = MESSAGE_APPENDED, self._now
-        for index, (role, content, meta, _) in enumerate(command.messages):
-            digest = None if digests is None else digests[index]
-            at, number = first_at + index, first_id + index
-            self.facts.append(
-                new_fact((at, kind, session_id, number, seq + 1 + index, role, content, now, meta, digest))
-            )
-        self._message_id += count
-        self._position += count
-        self._draft(session_id, session).seq = seq + count
-        return Appended(first_id, seq + 1, first_at, count, now)
+        first_id = number = self._message_id + 1
+        first_at = at = self._position + 1
+        _check_room(self._message_id + len(messages), "message")
+        facts, kind, now = self.facts, MESSAGE_APPENDED, self._now
+        for (role, content, meta, _), digest in zip(messages, digests or repeat(None), strict=False):
+            facts.append(new_fact((at, kind, session_id, number, seq, role, content, now, meta, digest)))
+            at += 1
+            number += 1
+            seq += 1
+        self._message_id, self._position, draft.seq = number - 1, at - 1, seq - 1
+        return new_appended((first_id, first_seq, first_at, len(messages), now, False))
 
     def _close(self, command: CloseSession) -> Closed:
-        session = self._session(command.session_id)
-        if session.closed_at:
-            return Closed(session.closed_at, duplicate=True)
+        draft = self._draft(command.session_id)
+        if draft.closed_at:
+            return Closed(draft.closed_at, duplicate=True)
         self._record(Kind.SESSION_CLOSED, command.session_id)
-        self._draft(command.session_id, session).closed_at = self._position
+        draft.closed_at = self._position
         return Closed(self._position, duplicate=False)
 
     def _record(self, kind: Kind, session_id: int, content: str = "", meta: Meta | None = None) -> None:
@@ -241,15 +235,12 @@ class Plan:
         created_at = self._now if kind is Kind.SESSION_CREATED else 0
         self.facts.append(Fact(self._position, kind, session_id, 0, 0, -1, content, created_at, meta))
 
-    def _session(self, session_id: int) -> Session:
-        session = self._drafts.get(session_id) or self._memory.find(session_id)
-        if session is None:
-            raise SessionNotFound(f"there is no session {session_id}", field="session_id")
-        return session
-
-    def _draft(self, session_id: int, session: Session) -> _Draft:
+    def _draft(self, session_id: int) -> _Draft:
         draft = self._drafts.get(session_id)
         if draft is None:
+            session = self._memory.find(session_id)
+            if session is None:
+                raise SessionNotFound(f"there is no session {session_id}", field="session_id")
             draft = self._drafts[session_id] = _Draft(session.info(), session.closed_at)
         return draft
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from armin_engine.checks import (
     ROLE_NUMBERS,
@@ -94,8 +95,7 @@ class Created:
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """Outcome of Append: ids, seqs and positions of the `count` messages run up from the first ones.
 
     `duplicate` where its key was committed before: then it is the outcome of that time.
@@ -104,9 +104,12 @@ class Appended:
     first_id: int
     first_seq: int
     first_at: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have a method of this name
     created_at: int
     duplicate: bool = False
+
+
+new_appended: Final = partial(tuple.__new__, Appended)  # of all fields in order, at half the cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ __all__ = [
     "check_role",
     "check_text",
     "message_from",
+    "new_appended",
     "new_message",
     "unpack",
 ]

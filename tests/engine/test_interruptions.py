@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from armin_engine import Append, Armin, RecordingSink, StorageFailed, derived, snapshot
-from armin_engine.facts import pack_message
+from armin_engine.facts import pack_plain
 from armin_engine.records import NewMessage
 from engine.observe import append, close, contents, create, everything, messages, positions
 
@@ -97,13 +97,13 @@ def test_an_interruption_while_memory_takes_a_commit_in_ends_all_writing(
 ):
     left = [after]
 
-    def pack(fact):
+    def pack(*arguments):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
-        return pack_message(fact)
+        return pack_plain(*arguments)
 
-    monkeypatch.setattr(derived, "pack_message", pack)
+    monkeypatch.setattr(derived, "pack_plain", pack)
     with pytest.raises(KeyboardInterrupt):
         armin.apply([append(1, "a", "b", "c")])
     with pytest.raises(StorageFailed, match="interrupted"):

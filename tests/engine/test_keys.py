@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,7 @@ def test_a_key_again_gives_the_first_outcome_and_writes_nothing(open_engine):
     armin.append(session_id, "user", "after")
     emitted = len(sink.events)
     again = armin.append(session_id, "user", "hello", {"a": 1}, key="k")
-    assert again == replace(first, duplicate=True)
+    assert again == first._replace(duplicate=True)
     assert not first.duplicate
     assert armin.position == 4
     assert len(sink.events) == emitted
@@ -71,10 +70,10 @@ def test_a_key_is_kept_across_restarts_and_refreshes(open_engine):
     many = [{"role": "user", "content": str(i)} for i in range(5)]
     first = armin.append_many(session_id, many, key="many")
     armin.refresh_snapshot()
-    assert armin.append_many(session_id, many, key="many") == replace(first, duplicate=True)
+    assert armin.append_many(session_id, many, key="many") == first._replace(duplicate=True)
     armin.close()
     armin = open_engine()
-    assert armin.append_many(session_id, many, key="many") == replace(first, duplicate=True)
+    assert armin.append_many(session_id, many, key="many") == first._replace(duplicate=True)
     created = armin.create_session(key="s")
     assert created.duplicate
     assert created.session.id == session_id
@@ -88,7 +87,7 @@ def test_a_key_counts_within_its_group(armin):
     assert isinstance(two, Created)
     assert (one.duplicate, two.duplicate, one.session.id) == (False, True, two.session.id)
     outcomes = armin.apply([append(1, "x", "k"), append(1, "y"), append(1, "x", "k")])
-    assert outcomes[2] == replace(outcomes[0], duplicate=True)
+    assert outcomes[2] == outcomes[0]._replace(duplicate=True)
     assert contents(armin, 1) == ["x", "y"]
 
 
@@ -159,7 +158,7 @@ def test_a_resend_is_answered_as_committed_though_the_session_was_closed(armin):
     armin.create_session()
     first = armin.append(1, "user", "x", key="k")
     armin.close_session(1)
-    assert armin.append(1, "user", "x", key="k") == replace(first, duplicate=True)
+    assert armin.append(1, "user", "x", key="k") == first._replace(duplicate=True)
 
 
 def test_a_failure_is_not_remembered(armin):
@@ -187,7 +186,7 @@ def test_a_stored_key_is_answered_though_its_group_fails(armin, foreign):
     foreign.execute("BEGIN IMMEDIATE")
     again, new = armin.apply([append(1, "x", "k"), append(1, "y", "l")])
     foreign.execute("ROLLBACK")
-    assert again == replace(first, duplicate=True)
+    assert again == first._replace(duplicate=True)
     assert isinstance(new, StorageFailed)
 
 

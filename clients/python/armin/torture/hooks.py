@@ -25,6 +25,7 @@ from armin_engine.facts import (
     SessionInfo,
     pack_closed_event,
     pack_created_event,
+    pack_events_of,
     pack_message,
     pack_message_event,
 )
@@ -185,7 +186,8 @@ def _event(fact: Fact) -> Event:
             info = SessionInfo(fact.session_id, fact.content or None, False, fact.created_at, 0, meta)
             return pack_created_event(fact.position, info)
         case Kind.MESSAGE_APPENDED:
-            return pack_message_event(fact.position, fact.session_id, pack_message(fact))
+            of_session = pack_events_of(fact.session_id)
+            return pack_message_event(fact.position, fact.session_id, of_session, pack_message(fact))
         case Kind.SESSION_CLOSED:
             return pack_closed_event(fact.position, fact.session_id)
 
