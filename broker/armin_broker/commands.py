@@ -151,6 +151,8 @@ def _part(command: _Fields) -> Write | EngineError:
     """One command of a pipeline; what is wrong with it concerns it alone."""
     try:
         op = command.get("op")
+        if op == "append" and (plain := records.plain_append(command)) is not None:
+            return Write(plain, replies.appended)
         if type(op) is str and op in _KNOWN and op not in _PIPELINED:
             raise BadRequest(f"{op} cannot be part of a pipeline", field="op")
         parsed = _parsed(command)

@@ -21,27 +21,31 @@ class _Budget:
         self._left = protocol.COMMAND_NODES_MAX
 
     def take_list(self, items: list[Any]) -> list[Any]:
-        self._take(len(items) + 1)
+        self._left -= len(items) + 1
+        if self._left < 0:
+            raise _over_budget()
         return items
 
     def take_map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-        self._take(2 * len(pairs) + 1)
+        count = len(pairs)
+        self._left -= 2 * count + 1
+        if self._left < 0:
+            raise _over_budget()
         result = dict(pairs)
-        if len(result) != len(pairs):
+        if len(result) != count:
             raise BadRequest("a map of the command holds a key twice")
         for key in result:
             if type(key) is not str:
                 raise BadRequest("a map of the command holds a key that is not a string")
         return result
 
-    def _take(self, nodes: int) -> None:
-        self._left -= nodes
-        if self._left < 0:
-            raise TooLarge(
-                f"the command holds more than {protocol.COMMAND_NODES_MAX} values",
-                field="command_nodes",
-                limit=protocol.COMMAND_NODES_MAX,
-            )
+
+def _over_budget() -> TooLarge:
+    return TooLarge(
+        f"the command holds more than {protocol.COMMAND_NODES_MAX} values",
+        field="command_nodes",
+        limit=protocol.COMMAND_NODES_MAX,
+    )
 
 
 def decode(payload: bytes) -> dict[str, Any]:

@@ -216,12 +216,13 @@ class Loop:
     def _answer_group(
         self, group: Sequence[_Entry], outcomes: Iterator[Outcome], changed: Iterator[Changed]
     ) -> None:
+        position = self.armin.position
         for arrival, parsed in group:
             if isinstance(parsed, Write):
-                self._commands.send(arrival.envelope, self._render(parsed, outcomes))
+                self._commands.send(arrival.envelope, self._render(parsed, outcomes, position))
             elif isinstance(parsed, Pipeline):
-                each = [self._render(part, outcomes) for part in parsed.parts]
-                self._commands.send(arrival.envelope, replies.pipeline(self.armin.position, each))
+                each = [self._render(part, outcomes, position) for part in parsed.parts]
+                self._commands.send(arrival.envelope, replies.pipeline(position, each))
             elif isinstance(parsed, Read):
                 read = Unrendered(partial(self._act, parsed.answer), arrival.payload, arrival.sender)
                 self._commands.send(arrival.envelope, read)
@@ -246,12 +247,11 @@ class Loop:
             return self._fault(changed)
         return replies.ok(self.armin.position, changed)
 
-    def _render(self, write: Write | EngineError, outcomes: Iterator[Outcome]) -> bytes:
-        outcome = next(outcomes) if isinstance(write, Write) else write
-        if isinstance(outcome, EngineError):
-            return self._fault(outcome)
-        assert isinstance(write, Write), "what is no write has failed"
-        return write.render(self.armin.position, outcome)
+    def _render(self, write: Write | EngineError, outcomes: Iterator[Outcome], position: int) -> bytes:
+        if isinstance(write, EngineError):
+            return self._fault(write)
+        outcome = next(outcomes)
+        return self._fault(outcome) if isinstance(outcome, EngineError) else write.render(position, outcome)
 
     def _answer(self, payload: bytes, sender: Sender) -> bytes:
         """The reply to a read that had to wait, from its command."""

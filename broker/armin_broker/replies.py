@@ -17,6 +17,12 @@ _pack: Final = _packer.pack
 _OK: Final = _pack("ok") + _pack(True) + _pack("position")
 _SESSION: Final = _pack("session")
 _DUPLICATE: Final = _pack("duplicate") + _pack(True)
+_APPENDED_6: Final = _packer.pack_map_header(6) + _OK
+_APPENDED_7: Final = _packer.pack_map_header(7) + _OK
+_ID: Final = _pack("id")
+_SEQ: Final = _pack("seq")
+_AT: Final = _pack("at")
+_CREATED_AT: Final = _pack("created_at")
 
 ERROR_TEXT_MAX: Final = 500  # characters of an error's message
 
@@ -86,13 +92,21 @@ def created(position: int, outcome: Outcome) -> bytes:
 def appended(position: int, outcome: Outcome) -> bytes:
     """The reply to `append`."""
     assert isinstance(outcome, Appended)
-    fields = {
-        "id": outcome.first_id,
-        "seq": outcome.first_seq,
-        "at": outcome.first_at,
-        "created_at": outcome.created_at,
-    }
-    return ok(position, {**fields, "duplicate": True} if outcome.duplicate else fields)
+    first_id, seq, at, _, created_at, duplicate = outcome
+    parts = (
+        _APPENDED_7 if duplicate else _APPENDED_6,
+        _pack(position),
+        _ID,
+        _pack(first_id),
+        _SEQ,
+        _pack(seq),
+        _AT,
+        _pack(at),
+        _CREATED_AT,
+        _pack(created_at),
+        _DUPLICATE if duplicate else b"",
+    )
+    return b"".join(parts)
 
 
 def appended_many(position: int, outcome: Outcome) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from armin_engine import limits
@@ -21,6 +22,9 @@ class NewMessage(NamedTuple):
     content: str
     meta: Meta | None
     size: int
+
+
+_new_message: Final = partial(tuple.__new__, NewMessage)  # of all fields in order, at half the cost
 
 
 def check_id(value: object, field: str) -> int:
@@ -190,12 +194,22 @@ def _plain(message: object) -> NewMessage | None:
     """What most messages are, at a third of the cost; None for whatever needs a closer look."""
     if type(message) is not dict or len(message) != 2:
         return None
-    content, role = message.get("content"), message.get("role")
+    return plain_message(message.get("role"), message.get("content"))
+
+
+def plain_message(role: object, content: object) -> NewMessage | None:
+    """A message without meta in ASCII, None for whatever needs a closer look."""
     if type(content) is not str or type(role) is not str or role not in ROLE_NUMBERS:
         return None
-    if not content.isascii() or len(content) > limits.CONTENT_BYTES_MAX:
+    size = len(content)
+    if not content.isascii() or size > limits.CONTENT_BYTES_MAX:
         return None
-    return NewMessage(ROLE_NUMBERS[role], content, None, len(content))
+    return _new_message((ROLE_NUMBERS[role], content, None, size))
+
+
+def is_plain_key(key: object) -> bool:
+    """Whether it is None or a key in ASCII, within its limits."""
+    return key is None or (type(key) is str and key.isascii() and 0 < len(key) <= limits.KEY_BYTES_MAX)
 
 
 def _message_from_map(message: object, index: int) -> NewMessage:

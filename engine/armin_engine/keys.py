@@ -67,6 +67,7 @@ class Keys:
         self._connection = connection
         (highest,) = connection.execute("SELECT max(key) FROM append_keys").fetchone()
         self._highest: str = highest or ""
+        self._last: KeyRow = ("", 0, 0, 0, b"")  # that was committed: what a pipeline's next write follows
 
     def candidates(self, commands: Sequence[Command]) -> set[Key]:
         """The keys of a group that may be stored."""
@@ -87,6 +88,9 @@ class Keys:
         """Those of the keys that are stored. Raises sqlite3.Error."""
         found: dict[Key, Stored] = {}
         for key in keys:  # one by one: a list of pairs makes SQLite scan the table
+            if key == self._last[:2]:
+                found[key] = Stored(*self._last[2:])
+                continue
             row = self._connection.execute(LOOKUP, key).fetchone()
             if row is not None:
                 found[key] = Stored(*row)
@@ -95,3 +99,4 @@ class Keys:
     def committed(self, rows: Sequence[KeyRow]) -> None:
         """These are in the file now."""
         self._highest = max(self._highest, max(rows)[0])
+        self._last = rows[-1]

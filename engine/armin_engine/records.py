@@ -5,11 +5,12 @@ A command is checked when it is made; `checks` makes its parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from armin_engine import limits
 from armin_engine.checks import (
     ROLE_NUMBERS,
     NewMessage,
@@ -24,7 +25,9 @@ from armin_engine.checks import (
     check_name,
     check_role,
     check_text,
+    is_plain_key,
     new_message,
+    plain_message,
 )
 from armin_engine.facts import (
     EVENT_TYPES,
@@ -62,6 +65,25 @@ class Append(NamedTuple):
     expect_seq: int | None
     key: str | None = None
     after_key: str | None = None
+
+
+_new_append: Final = partial(tuple.__new__, Append)  # of all fields in order, at half the cost
+
+
+def plain_append(fields: Mapping[str, Any]) -> Append | None:
+    """The Append that most `append` commands are, at half the cost; None for whatever needs a closer look.
+
+    fields: `op` and those of the command.
+    """
+    session_id, key, after_key = fields.get("session_id"), fields.get("key"), fields.get("after_key")
+    if len(fields) != 4 + (key is not None) + (after_key is not None):
+        return None
+    message = plain_message(fields.get("role"), fields.get("content"))
+    if message is None or type(session_id) is not int or not 1 <= session_id <= limits.ID_MAX:
+        return None
+    if not (is_plain_key(key) and is_plain_key(after_key)):
+        return None
+    return _new_append((session_id, (message,), None, key, after_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +181,6 @@ __all__ = [
     "message_from",
     "new_appended",
     "new_message",
+    "plain_append",
     "unpack",
 ]
