@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
+from itertools import repeat
 from typing import Any, Final
 
 from armin_engine import digest
@@ -16,10 +18,9 @@ from armin_engine.keys import KeyRow
 from armin_engine.records import Rows
 
 COLUMNS: Final = 5  # of each of the three large tables
-ROWS_AT_ONCE: Final = (64, 8, 1)  # of one statement; more bring nothing
+ROWS_AT_ONCE: Final = 64  # of one statement at most, a power of two; more bring nothing
 _APPENDED: Final = int(MESSAGE_APPENDED)
 _ROW: Final = "(?, ?, ?, ?, ?)"
-_MORE_ROWS: Final = {rows: f", {_ROW}" * (rows - 1) for rows in ROWS_AT_ONCE}
 
 
 def insert(
@@ -71,12 +72,18 @@ def _insert_facts(writer: sqlite3.Connection, facts: Sequence[Fact], head: bytes
 
 def _insert(writer: sqlite3.Connection, table: str, values: list[Any]) -> None:
     """Insert rows of COLUMNS values each, many with one statement: that halves what a row costs."""
-    done, statement = 0, f"INSERT INTO {table} VALUES {_ROW}"
-    for rows in ROWS_AT_ONCE:
+    done, left = 0, len(values) // COLUMNS
+    while left:
+        rows = min(ROWS_AT_ONCE, 1 << left.bit_length() - 1)
         width = COLUMNS * rows
-        while len(values) - done >= width:
-            writer.execute(statement + _MORE_ROWS[rows], values[done : done + width])
-            done += width
+        writer.execute(_statement(table, rows), values[done : done + width])
+        done += width
+        left -= rows
+
+
+@cache  # so few: one for each table and power of two
+def _statement(table: str, rows: int) -> str:
+    return f"INSERT INTO {table} VALUES {', '.join(repeat(_ROW, rows))}"
 
 
 def _insert_sessions(writer: sqlite3.Connection, facts: Sequence[Fact]) -> None:
