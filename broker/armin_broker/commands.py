@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from armin_broker import group_commands, protocol, replies
 from armin_broker.decode import decode
-from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write
+from armin_broker.parsed import Barrier, Parsed, Pipeline, Read, Service, Write, new_write
 from armin_broker.sender import TRUSTED, Sender
 from armin_engine import limits, records
 from armin_engine.armin import append_command
@@ -142,7 +142,7 @@ def _pipeline(fields: _Fields) -> Pipeline:
         raise BadRequest("commands must be an array of at least one command", field="commands")
     records.check_count(len(commands), "commands", "commands", protocol.PIPELINE_COMMANDS_MAX)
     # One error for all of it: an element costs its sender one byte, an error in its place a hundred.
-    if any(type(command) is not dict for command in commands):
+    if set(map(type, commands)) != {dict}:
         raise BadRequest("each command of a pipeline must be a map", field="commands")
     return Pipeline(tuple([_part(command) for command in commands]))
 
@@ -152,7 +152,7 @@ def _part(command: _Fields) -> Write | EngineError:
     try:
         op = command.get("op")
         if op == "append" and (plain := records.plain_append(command)) is not None:
-            return Write(plain, replies.appended)
+            return new_write((plain, replies.appended))
         if type(op) is str and op in _KNOWN and op not in _PIPELINED:
             raise BadRequest(f"{op} cannot be part of a pipeline", field="op")
         parsed = _parsed(command)

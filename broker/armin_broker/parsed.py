@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 from armin_broker.groups.commands import Command, CreateGroup
 from armin_broker.groups.coordinator import Coordinator
@@ -53,6 +54,9 @@ class Write(NamedTuple):
 
     command: records.Command
     render: Callable[[int, Outcome], bytes]
+
+
+new_write: Final = partial(tuple.__new__, Write)  # of all fields in order, at half the cost
 
 
 @dataclass(frozen=True, slots=True)

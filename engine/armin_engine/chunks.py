@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -44,7 +44,7 @@ class Chunk:
 
 def seal(first: int, messages: Sequence[bytes]) -> Chunk:
     """Join packed messages to a chunk."""
-    return Chunk(first, b"".join(messages), array(ENDS, accumulate(map(len, messages))))
+    return Chunk(first, b"".join(messages), array(ENDS, list(accumulate(map(len, messages)))))
 
 
 def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> tuple[Chunk, ...]:
@@ -56,10 +56,7 @@ def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> 
     """
     size = sum(map(len, messages))
     if size > limits.CHUNK_BYTES:
-        writer = ChunkWriter(first)
-        for message in messages:
-            writer.append(message)
-        return (*chunks, *writer.sealed())
+        return (*chunks, *_sealed(first, messages))
     kept = len(chunks)
     while kept:
         left = len(chunks[kept - 1].data)
@@ -68,6 +65,16 @@ def extend(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> 
         size += left
         kept -= 1
     return (*chunks[:kept], _joined(chunks[kept:], first, messages))
+
+
+def _sealed(first: int, messages: Sequence[bytes]) -> Iterator[Chunk]:
+    """Chunks of at most CHUNK_BYTES, or of one message."""
+    ends = list(accumulate(map(len, messages)))
+    begin = offset = 0
+    while begin < len(messages):
+        end = max(bisect_right(ends, offset + limits.CHUNK_BYTES, begin), begin + 1)
+        yield seal(first + begin, messages[begin:end])
+        begin, offset = end, ends[end - 1]
 
 
 def _joined(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) -> Chunk:
