@@ -166,9 +166,8 @@ class Plan:
     def _append(self, command: Append) -> Appended:
         session_id, messages, _, name, after_key = command
         draft = self._drafts.get(session_id) or self._draft(session_id)
-        after = None if after_key is None else (after_key, session_id)
         if name is None:
-            self._check_follows(after)
+            self._check_follows(after_key, session_id)
             return self._append_anew(command, draft, None)
         key = name, session_id
         digests = [text_digest(content) for _, content, _, _ in messages]
@@ -182,18 +181,21 @@ class Plan:
             stored = self._stored[key]
             _check_same(request, stored.request)
             return self._memory.appended_at(session_id, stored.position, stored.length)
-        self._check_follows(after)
+        self._check_follows(after_key, session_id)
         outcome = self._append_anew(command, draft, digests)
         _, _, position, count, _, _ = outcome
         self._new_keys[key] = request, outcome
         self.keys.append((name, session_id, position, count, request))
         return outcome
 
-    def _check_follows(self, key: Key | None) -> None:
-        if key is None or key in self._new_keys or key in self._stored:
+    def _check_follows(self, after_key: str | None, session_id: int) -> None:
+        if after_key is None:
+            return
+        key = after_key, session_id
+        if key in self._new_keys or key in self._stored:
             return
         raise Conflict(
-            f"the write that this one follows is not in session {key[1]}; send that first",
+            f"the write that this one follows is not in session {session_id}; send that first",
             field="after_key",
             reason="out_of_order",
             retry=True,
