@@ -223,6 +223,8 @@ def said(error: object) -> tuple[str, str, str | None, int | None]:
 def test_a_pipeline_is_its_writes_in_order() -> None:
     batch = {"op": "append_many", "session_id": 2, "messages": [{"role": "tool", "content": ""}], "key": "k"}
     commands = [APPEND, batch, CLOSE, {**APPEND, "after_key": "k"}]
+    commands += [{**APPEND, "key": "ä", "after_key": None}, {**APPEND, "content": "ä", "meta": None}]
+    commands += [{**APPEND, "key": "k", "after_key": "ä", "expect_seq": 7, "meta": {"a": 1}}]
     made = [part.command for part in parts(*commands) if isinstance(part, Write)]
     alone = [parse(packed(**command)) for command in commands]
     assert made == [write.command for write in alone if isinstance(write, Write)]
@@ -256,10 +258,16 @@ def test_a_pipeline_that_holds_what_is_no_map_is_refused_as_a_whole(odd: Any) ->
         {"op": "append"},
         {**APPEND, "bogus": 1},
         {**APPEND, "role": "robot"},
+        {**APPEND, "role": ["user"]},
         {**APPEND, "content": None},
+        {**APPEND, "content": "x" * (protocol.CONTENT_BYTES_MAX + 1)},
         {**APPEND, "session_id": 1 << 63},
+        {**APPEND, "session_id": True},
+        {**APPEND, "session_id": 0},
         {**APPEND, "meta": {"a": b""}},
         {**APPEND, "key": "k" * (protocol.KEY_BYTES_MAX + 1)},
+        {**APPEND, "key": ""},
+        {**APPEND, "after_key": b"k"},
         {**APPEND, "meta": {"a": "x" * protocol.META_BYTES_MAX}},
         {"op": "append_many", "session_id": 1, "messages": [{"role": "user", "content": ""}, 5]},
         {**CLOSE, "key": "k"},

@@ -35,6 +35,19 @@ def test_an_untouched_file_is_equal(armin: Armin, open_engine):
     assert open_engine().verify() == report
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 63, 64, 65, 127, 200])
+def test_a_group_of_any_size_is_in_the_file(open_engine, count: int):
+    armin = open_engine()
+    armin.create_session()
+    group = [append(1, str(number))._replace(key=f"k{number:03}") for number in range(count)]
+    first = armin.apply(group)
+    assert armin.verify().equal
+    armin.close()
+    again = open_engine()
+    assert again.verify().equal
+    assert again.apply(group) == [outcome._replace(duplicate=True) for outcome in first]
+
+
 def test_an_empty_database_is_equal(open_engine):
     assert open_engine().verify().equal
     assert lived(open_engine(":memory:")).verify().equal
