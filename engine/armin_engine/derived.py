@@ -51,8 +51,9 @@ class Derived:
         For the engine only.
         """
         taken: list[bytes] = []
-        last_session, last_time = 0, -1
-        messages, of_session, at, count, size = list[bytes](), b"", b"", 0, 0
+        last_session, messages, of_session = 0, list[bytes](), b""
+        last_time: int | None = None
+        at, count, size = b"", 0, 0
         for fact in facts:
             _, kind, session_id, message_id, seq, role, content, created_at, meta, _ = fact
             if kind is not MESSAGE_APPENDED:

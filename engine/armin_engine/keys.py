@@ -67,7 +67,7 @@ class Keys:
         self._connection = connection
         (highest,) = connection.execute("SELECT max(key) FROM append_keys").fetchone()
         self._highest: str = highest or ""
-        self._last: KeyRow = ("", 0, 0, 0, b"")  # that was committed: what a pipeline's next write follows
+        self._last: KeyRow = ("", -1, 0, 0, b"")  # that was committed: what a pipeline's next write follows
 
     def candidates(self, commands: Sequence[Command]) -> set[Key]:
         """The keys of a group that may be stored."""
