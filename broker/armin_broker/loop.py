@@ -95,6 +95,7 @@ class Loop:
         self._turns = Turns(config.group_commands_max, config.group_bytes_max)
         self._stopping = False
         self._arrivals: deque[Arrival] = deque()  # drained, and left to the next turn
+        self._is_worker_ready = True  # to take effects that wait, as far as is known
         self._poller = zmq.Poller()
         self._poller.register(commands.socket, zmq.POLLIN)
         self._poller.register(wake, zmq.POLLIN)
@@ -129,7 +130,7 @@ class Loop:
             self._end_second(now)
             self._next_heartbeat = now + protocol.HEARTBEAT_MS
         deadline = self._next_heartbeat
-        if self._effects.backlog:
+        if self._effects.backlog and (self._arrivals or self._is_worker_ready):
             self._effects.flush()
         ready = self._commands.flush()
         if self._commands.behind:
@@ -149,7 +150,8 @@ class Loop:
             self._poller.register(self._effects.socket, zmq.POLLOUT)
         elif self._effects.socket in self._poller:
             self._poller.unregister(self._effects.socket)
-        self._poller.poll(max(0, int(deadline - self._clock() + 1)))
+        ready = dict(self._poller.poll(max(0, int(deadline - self._clock() + 1))))
+        self._is_worker_ready = self._effects.socket in ready
 
     def _drain(self) -> list[Arrival]:
         return self._commands.drain(self._turns.commands, self._turns.bytes)

@@ -306,10 +306,12 @@ class Coordinator:
 
     def statements(self) -> tuple[stored.Statement, ...]:
         """Rows that the turn has to write; empty where it changed nothing that is kept."""
-        return self._turn.statements(self.groups)
+        return () if self._turn.is_empty else self._turn.statements(self.groups)
 
     def settle(self) -> None:
         """The turn's rows are on disk, or there are none."""
+        if self._turn.is_empty:
+            return
         self._turn.settle()
         self._recent.add(self._turn.acked)
         self._turn.counters.acked = len(self._turn.acked)

@@ -37,6 +37,11 @@ class Turn:
     returned: list[tuple[str, Sequence[str]]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened in it, as in most turns: whatever is counted has touched a group."""
+        return not (self.touched or self.created or self.dropped or self.acked or self.returned)
+
     def statements(self, groups: Mapping[str, Group]) -> tuple[stored.Statement, ...]:
         """What has to be written, in this order; `groups` are those that the turn leaves standing."""
         dropped = [(group.id,) for group in self.dropped if group not in self.created]
