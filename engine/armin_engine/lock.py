@@ -27,6 +27,7 @@ class OwnerLock:
         self.path = database.with_name(database.name + SUFFIX)
         self._process = os.getpid()
         self._descriptor = self._acquire(database)
+        self._inode = inode(self._descriptor)  # not given to another file while this one is open
         self.note("opening")
 
     def _acquire(self, database: Path) -> int:
@@ -56,7 +57,7 @@ class OwnerLock:
 
         Raises OSError where that cannot be told.
         """
-        return self._names(self._descriptor)
+        return inode(self.path) == self._inode
 
     def note(self, state: str) -> None:
         """Say what the owner is doing, for whoever finds no socket. The lock holds without it."""
