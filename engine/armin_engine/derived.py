@@ -13,8 +13,10 @@ from armin_engine.facts import (
     SESSION_CREATED,
     Event,
     Fact,
+    FactFields,
     Kind,
     SessionInfo,
+    new_fact,
     pack_closed_event,
     pack_created_at,
     pack_created_event,
@@ -92,9 +94,9 @@ class Derived:
         else:
             self._index.close(fact.session_id)
 
-    def recovering(self, facts: Sequence[Fact], size: int) -> None:
+    def recovering(self, facts: Sequence[FactFields], size: int) -> None:
         """Take in what recovery has read, but for the sessions' messages, which weigh `size` bytes packed."""
-        others = [fact for fact in facts if fact.kind is not MESSAGE_APPENDED]
+        others = [new_fact(fields) for fields in facts if fields[1] is not MESSAGE_APPENDED]
         for fact in others:
             self._note_other(fact)
         self.history_bytes += (len(facts) - len(others)) * memory.MESSAGE_OVERHEAD_BYTES + size

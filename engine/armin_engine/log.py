@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from armin_engine.facts import Fact, Kind
+from armin_engine.facts import FactFields, Kind
+
+# Places in a fact.
+_KIND: Final = 1
+_SESSION_ID: Final = 2
+_SEQ: Final = 4
 
 _KIND_BITS = 2
 _KIND_MASK = (1 << _KIND_BITS) - 1
@@ -38,12 +43,11 @@ class Log:
         """The last committed position, 0 before the first fact."""
         return len(self._sessions)
 
-    def extend(self, facts: Sequence[Fact]) -> None:
+    def extend(self, facts: Sequence[FactFields]) -> None:
         """Take in the next facts."""
-        self._slots.extend([fact.seq << _KIND_BITS | fact.kind for fact in facts])
-        self._sessions.extend(
-            [fact.session_id for fact in facts]
-        )  # last: it says how many positions there are
+        self._slots.extend([fact[_SEQ] << _KIND_BITS | fact[_KIND] for fact in facts])
+        # Last: it says how many positions there are.
+        self._sessions.extend([fact[_SESSION_ID] for fact in facts])
 
     def entry(self, position: int) -> Entry:
         """What `position` speaks of, 1 to `self.position`."""

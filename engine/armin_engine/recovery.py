@@ -15,6 +15,8 @@ from armin_engine.facts import (
     SESSION_CLOSED,
     SESSION_CREATED,
     Fact,
+    FactFields,
+    new_fact,
     pack_created_at,
     pack_message,
     pack_plain,
@@ -59,16 +61,16 @@ def recover(
     check_memory(int(store.live_bytes() * memory.FILE_SHARE_MIN))
     sessions: dict[int, _Recovered] = {}
     with _no_garbage_collection():
-        for committed, total in store.recovered():
-            size = _take(committed.facts, sessions)
-            derived.recovering(committed.facts, size)
+        for facts, total in store.recovered():
+            size = _take(facts, sessions)
+            derived.recovering(facts, size)
             check_memory(0)
             if progress is not None:
                 progress(derived.position, total)
         derived.recovered(sessions.pop(number).session() for number in list(sessions))
 
 
-def _take(facts: Sequence[Fact], sessions: dict[int, _Recovered]) -> int:
+def _take(facts: Sequence[FactFields], sessions: dict[int, _Recovered]) -> int:
     """Put facts to their sessions; returns what the messages weigh, packed.
 
     What a message shares with the one before it is packed once: a start has millions of them to do.
@@ -79,7 +81,7 @@ def _take(facts: Sequence[Fact], sessions: dict[int, _Recovered]) -> int:
     for fact in facts:
         position, kind, session_id, message_id, seq, role, content, created_at, meta, _ = fact
         if kind is SESSION_CREATED:
-            sessions[session_id] = _Recovered(fact)
+            sessions[session_id] = _Recovered(new_fact(fact))
             continue
         session = sessions[session_id]
         if kind is SESSION_CLOSED:

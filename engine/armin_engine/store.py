@@ -1,7 +1,7 @@
 """The only source of truth: one SQLite file, one writer.
 
-Only `SQLiteStore.commit` and `SQLiteStore.recovered` make a `Committed`, and only a `Committed` can be
-derived from or announced: what is not on disk cannot be published by mistake.
+Only `SQLiteStore.commit` makes a `Committed`, and only a `Committed` can be derived from or announced:
+what is not on disk cannot be published by mistake. What is recovered is announced to nobody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 from armin_engine import digest, durable, upgrade
 from armin_engine.checkpoints import Checkpoints
 from armin_engine.errors import CorruptDatabase, OpenError, StorageFailed
-from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact
+from armin_engine.facts import MESSAGE_APPENDED, SESSION_CREATED, Fact, FactFields
 from armin_engine.failures import FailureLog
 from armin_engine.keys import Key, KeyRow, Keys, Stored
 from armin_engine.lock import OwnerLock
@@ -194,7 +194,7 @@ class SQLiteStore:
         )
         return int((pages - free) * size)
 
-    def recovered(self) -> Iterator[tuple[Committed, int]]:
+    def recovered(self) -> Iterator[tuple[list[FactFields], int]]:
         """Every stored fact in slices, with the last position. Raises OpenError.
 
         Dense positions and the rules of the log are checked; its digests are `verify`'s business.
@@ -204,8 +204,8 @@ class SQLiteStore:
             replay = Replay()
             for facts, digests in stored_facts(self.reader, replay):
                 if facts:
-                    self._position, self._head = facts[-1].position, digests[-1]
-                    yield Committed(facts, _SEAL), total
+                    self._position, self._head = facts[-1][0], digests[-1]
+                    yield facts, total
             if replay.last_session > last_ids.sessions or replay.last_message > last_ids.messages:
                 raise CorruptDatabase(f"sqlite_sequence has {last_ids}, but the log holds later ids")
         except sqlite3.Error as error:

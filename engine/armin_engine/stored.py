@@ -14,17 +14,17 @@ from armin_engine.facts import (
     SESSION_CLOSED,
     SESSION_CREATED,
     Fact,
+    FactFields,
     Kind,
     Meta,
     meta_from_json,
-    new_fact,
 )
 
 _FACTS: Final = """
     SELECT l.position, l.kind, l.session_id, l.message_id, l.digest,
-           m.session_id, m.role, m.content, m.created_at, mm.meta
+           m.role, m.content, m.created_at, mm.meta
     FROM log AS l
-    LEFT JOIN messages AS m ON l.kind = 2 AND m.id = l.message_id
+    LEFT JOIN messages AS m ON l.kind = 2 AND m.id = l.message_id AND m.session_id = l.session_id
     LEFT JOIN message_meta AS mm ON l.kind = 2 AND mm.message_id = l.message_id
 """
 
@@ -70,14 +70,14 @@ class Identity(NamedTuple):
     epoch: str
 
 
-ROWS_AT_ONCE: Final = 2000  # read before they are looked at
+ROWS_AT_ONCE: Final = 250  # read before they are looked at, while they are in the processor's cache
 CHARACTERS_AT_ONCE: Final = 4 << 20  # of their contents; then no more are read, however few they are
 
 
 class Stored(NamedTuple):
     """Facts in order, and the digest that is stored beside each."""
 
-    facts: list[Fact]
+    facts: list[FactFields]
     digests: list[bytes]
 
 
@@ -118,7 +118,7 @@ def _rows(connection: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     try:
         for row in connection.execute(_FACTS + "ORDER BY l.position"):
             rows.append(row)
-            content = row[7]
+            content = row[6]
             if type(content) is str:
                 size += len(content)
             if size >= CHARACTERS_AT_ONCE or len(rows) >= ROWS_AT_ONCE:
@@ -161,16 +161,15 @@ def digest_at(connection: sqlite3.Connection, position: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def _message(row: tuple[Any, ...], replay: Replay) -> Fact:
-    position, _, session_id, message_id, _, of_session, role, content, created_at, meta = row
-    if of_session != session_id:
+def _message(row: tuple[Any, ...], replay: Replay) -> FactFields:
+    position, _, session_id, message_id, _, role, content, created_at, meta = row
+    if role is None and content is None:
         raise ValueError(f"message {message_id} is missing or in another session")
     if role not in (0, 1, 2, 3) or type(content) is not str or type(created_at) is not int:
         raise ValueError(f"message {message_id} has values that Armin never writes")
     checked = None if meta is None else meta_from_json(meta)
     seq = replay.append(session_id, message_id)
-    kind = MESSAGE_APPENDED
-    return new_fact((position, kind, session_id, message_id, seq, role, content, created_at, checked, None))
+    return (position, MESSAGE_APPENDED, session_id, message_id, seq, role, content, created_at, checked, None)
 
 
 def _other(row: tuple[Any, ...], replay: Replay, connection: sqlite3.Connection) -> Fact:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from armin_engine import digest
 from armin_engine.errors import CorruptDatabase
-from armin_engine.facts import Fact, Kind, pack_message
+from armin_engine.facts import Fact, Kind, new_fact, pack_message
 from armin_engine.log import Log
 from armin_engine.plan import Session
 from armin_engine.probe import is_damage
@@ -165,8 +165,8 @@ class FileReader:
     def _facts(self) -> Iterator[Slice]:
         size = 0
         rows = stored_facts(self._connection, self._replay)
-        for fact, stored in chain.from_iterable(zip(*each, strict=True) for each in rows):
-            piece = self._piece
+        for fields, stored in chain.from_iterable(zip(*each, strict=True) for each in rows):
+            fact, piece = new_fact(fields), self._piece
             self._head = digest.chain(self._head, fact)
             if self._head != stored:
                 piece.findings.append(Finding("the digest does not match what is stored", name(fact)))

@@ -13,6 +13,7 @@ import pytest
 from armin import BadRequest, VerifyReport, connect, connect_async
 from armin.heads import parse_head
 from armin_engine.digest import GENESIS, chain
+from armin_engine.facts import new_fact
 from armin_engine.stored import Replay, stored_facts
 from command_line import CommandLine, parsed
 from harness import Engine
@@ -166,7 +167,7 @@ def rewrite_the_past(database: Path) -> None:
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE messages SET content = 'forged' WHERE id = 3")
         head = GENESIS
-        for fact in [fact for facts, _ in stored_facts(connection, Replay()) for fact in facts]:
+        for fact in [new_fact(fields) for facts, _ in stored_facts(connection, Replay()) for fields in facts]:
             head = chain(head, fact)
             connection.execute("UPDATE log SET digest = ? WHERE position = ?", (head, fact.position))
     connection.close()
