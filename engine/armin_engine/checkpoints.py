@@ -24,6 +24,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -67,15 +68,17 @@ class Checkpoints:
         self._partly = True  # frames may count as home that no sync has covered, a former owner's too
         self._given_up = False
         self._thread: threading.Thread | None = None
-        # Opened here and now: by the time of a checkpoint another file may have the name.
-        self._runner = connect(path)
-        self._guard = connect_read_only(path)
-        for connection in (self._runner, self._guard):  # it knows of the WAL once it has read
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        # A WAL that is begun anew is cut to this, so it is longer only while something is to be brought home.
-        writer.execute(f"PRAGMA journal_size_limit = {self._limit}")
-        for pragma in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
-            self._runner.execute(f"PRAGMA {pragma}")
+        with ExitStack() as opened:
+            # Opened here and now: by the time of a checkpoint another file may have the name.
+            self._runner = opened.enter_context(closing(connect(path)))
+            self._guard = opened.enter_context(closing(connect_read_only(path)))
+            for connection in (self._runner, self._guard):  # it knows of the WAL once it has read
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            # A WAL that is begun anew is cut to this: it is longer only while something is to be brought home.
+            writer.execute(f"PRAGMA journal_size_limit = {self._limit}")
+            for pragma in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
+                self._runner.execute(f"PRAGMA {pragma}")
+            opened.pop_all()
 
     def committed(self) -> None:
         """After each commit: begin, go on or end. What fails is in the log, and tried again."""
@@ -178,7 +181,8 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the thread, which takes as long as the copying, and close all connections."""
         if self._thread is not None:
-            self._thread.join()
+            with suppress(RuntimeError):  # something cut in before it was started
+                self._thread.join()
         self._runner.close()
         # The last one to be closed brings the WAL home and deletes it, unless it only reads.
         last = (self._writer, self._guard) if self._given_up else (self._guard, self._writer)

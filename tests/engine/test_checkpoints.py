@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from armin_engine import Armin, checkpoints, store
+from armin_engine import Armin, OpenError, checkpoints, store
 from armin_engine.checkpoints import FRAME_BYTES, Checkpoints
 from armin_engine.probe import beside
 
@@ -262,6 +262,36 @@ def test_what_counts_as_home_and_may_not_be_synced_is_kept_in_the_wal(
     again = open_engine()
     assert again.session(1).seq == seq
     assert again.verify().equal
+
+
+def test_closes_though_the_thread_was_never_started(
+    armin: Armin, open_engine: Callable[..., Armin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(self: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            fill(armin)
+    armin.close()
+    assert not wal(armin).exists()
+    assert open_engine().session(1).seq == 1
+
+
+def test_an_opening_that_fails_leaves_nothing_open(
+    armin: Armin, open_engine: Callable[..., Armin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    armin.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "connect_read_only", too_many)
+        with pytest.raises(OpenError):
+            open_engine()
+        assert not wal(armin).exists(), "the last one to close brings all home"
+    open_engine().create_session()
 
 
 def test_closing_waits_for_the_thread(
