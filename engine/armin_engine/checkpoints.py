@@ -157,7 +157,7 @@ class Checkpoints:
             busy, frames, home = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             self._tell(error)
-            if self._partly and is_of_the_disk(error):
+            if self._partly and is_of_a_sync(error):
                 self._give_up()
             return None
         if self._failed:
@@ -190,6 +190,6 @@ class Checkpoints:
             connection.close()
 
 
-def is_of_the_disk(error: sqlite3.Error) -> bool:
-    """Whether reading, writing or syncing failed, for want of anything but room."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF == sqlite3.SQLITE_IOERR
+def is_of_a_sync(error: sqlite3.Error) -> bool:
+    """Whether a sync failed. A write that fails, for want of quota say, loses nothing that counts as home."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC

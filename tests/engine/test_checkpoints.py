@@ -233,6 +233,18 @@ def test_a_checkpoint_that_fails_is_told_once_and_tried_again(
     assert [record.message for record in caplog.records[1:]] == ["checkpoints succeed again"]
 
 
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE])
+def test_what_could_not_be_written_is_tried_again_whatever_was_not_synced(
+    armin: Armin, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    with monkeypatch.context() as patch:  # at the start a former owner's pages may not be synced
+        patch.setattr(armin._store._checkpoints, "_runner", Broken(code))
+        for _ in range(3):
+            fill(armin)
+            assert not brought_home(armin)
+    commits_until_home(armin)
+
+
 def test_what_counts_as_home_and_may_not_be_synced_is_kept_in_the_wal(
     armin: Armin,
     foreign: sqlite3.Connection,
