@@ -13,7 +13,8 @@ that somebody reads in. Checkpoints of the writer's come when the thread has end
 SQLite does not sync what a checkpoint of part of the WAL wrote, but counts it as home: a later checkpoint, of
 the whole, syncs the file for both. If that sync fails, the kernel may have dropped what the first one wrote,
 and nobody would write it again. So nothing is brought home any more then, not even when the file is closed:
-all of it stays in the WAL, from where the next start has it.
+all of it stays in the WAL, from where the next start has it: how much counts as home is in the -shm file, and
+the first one to open the database makes that anew. So readers that have it open must be gone, too.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Checkpoints:
             self._guard = opened.enter_context(closing(connect_read_only(path)))
             for connection in (self._runner, self._guard):  # it knows of the WAL once it has read
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            # A WAL that is begun anew is cut to this: it is longer only while something is to be brought home.
+            # A WAL that is begun anew is cut to this: longer, something of it is to be brought home.
             writer.execute(f"PRAGMA journal_size_limit = {self._limit}")
             for pragma in ("synchronous = FULL", "fullfsync = ON", "checkpoint_fullfsync = ON"):
                 self._runner.execute(f"PRAGMA {pragma}")
@@ -174,7 +175,8 @@ class Checkpoints:
         self._given_up = True
         logger.error(
             "%s could not be brought home and synced; it keeps all that was committed and grows until the"
-            " engine is restarted. Look after the disk, then restart it",
+            " engine is restarted. Look after the disk, stop the engine, end all others that have the file"
+            " open, then start it",
             self._wal,
         )
 

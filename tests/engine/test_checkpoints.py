@@ -262,7 +262,7 @@ def test_what_counts_as_home_and_may_not_be_synced_is_kept_in_the_wal(
     foreign.execute("COMMIT")
     for _ in range(3):
         assert not brought_home(armin)
-    assert [record.message for record in caplog.records if "restart" in record.message]
+    assert [record.message for record in caplog.records if "end all others" in record.message]
     monkeypatch.undo()
     for number in range(5):
         fill(armin)
