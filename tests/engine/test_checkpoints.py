@@ -188,6 +188,18 @@ def test_what_a_reader_holds_back_comes_home_when_it_lets_go(
     assert armin.verify().equal
 
 
+def test_what_a_short_reader_holds_back_is_tried_again_at_once(
+    armin: Armin, foreign: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "PAUSE_S", 1e9)
+    foreign.execute("BEGIN")
+    foreign.execute("SELECT count(*) FROM messages").fetchone()
+    fill(armin)
+    assert not brought_home(armin)
+    foreign.execute("COMMIT")
+    commits_until_home(armin)
+
+
 def test_a_wal_that_a_killed_engine_left_is_brought_home(
     armin: Armin, foreign: sqlite3.Connection, open_engine: Callable[..., Armin], tmp_path: Path
 ) -> None:
