@@ -17,8 +17,10 @@ from typing import Any, Self
 import msgpack
 import zmq
 
-READY_S = 30.0  # a start or a stop that takes longer is a failure
-REPLY_MS = 20_000  # a reply that takes longer is a failure
+from armin_broker import protocol
+
+READY_S = 90.0  # a start or a stop that takes longer is a failure, on a machine however busy
+REPLY_MS = 60_000  # a reply that takes longer is a failure
 
 
 class Engine:
@@ -180,6 +182,21 @@ class Peer(Sockets):
         answered, reply = self.receive()
         assert answered == correlation
         return reply
+
+    def listen(self, endpoint: str, *topics: bytes) -> zmq.Socket[bytes]:
+        """A SUB at a live socket, its subscriptions in force; what came until then is dropped.
+
+        Each try has a token of its own, so behind the last one nothing of the others comes.
+        """
+        live = self.open(zmq.SUB, endpoint, *topics, b"~sync/")
+        tries = 0
+        while True:
+            tries += 1
+            assert self.ask("sync", token=f"t{tries}")["ok"]
+            while live.poll(protocol.SYNC_RESEND_MS):
+                if live.recv_multipart()[0] == protocol.sync_topic(f"t{tries}"):
+                    live.unsubscribe(b"~sync/")
+                    return live
 
     def raw(self, frames: Sequence[bytes]) -> list[bytes]:
         """Send frames as they are and wait for the frames that come back."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sqlite3
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from armin_broker import protocol
 from armin_engine.backup import PARTIAL_SUFFIX
 from armin_engine.offline import verify_file
-from harness import Engine, Peer, wait_until
+from harness import Engine, Peer, failing_writes, wait_until
 
 
 def backups(engine: Engine) -> Path:
@@ -49,14 +49,15 @@ def children(engine: Engine) -> list[int]:
     """Its child processes, as soon as they are what they are to be: before, the engine waits for that."""
     found = []
     for task in Path(f"/proc/{engine.pid}/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text("ascii").split()]
+        with suppress(OSError):  # a thread that has ended
+            found += [int(pid) for pid in (task / "children").read_text("ascii").split()]
     return [pid for pid in found if b"backup_process" in command_line(pid)]
 
 
 def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it has ended
+    except OSError:  # it has ended
         return b""
 
 
@@ -64,8 +65,9 @@ def slow_child(engine: Engine, peer: Peer) -> tuple[int, int]:
     """A backup whose process is stopped while it writes: its job and its pid."""
     fill(peer, 1)
     job = peer.ask("backup", name="b")["job"]
-    wait_until(lambda: bool(children(engine)))
-    (pid,) = children(engine)
+    found: list[int] = []
+    wait_until(lambda: bool(found.extend(children(engine)) or found))
+    (pid,) = found
     os.kill(pid, signal.SIGSTOP)
     return job, pid
 
@@ -123,13 +125,8 @@ def test_an_unknown_job_is_a_bad_request_and_old_ones_are_forgotten(engine: Engi
 
 def test_a_disk_that_ends_fails_the_job_leaves_nothing_and_harms_nobody(engine: Engine, peer: Peer) -> None:
     fill(peer, 1)
-    soft, hard = resource.prlimit(engine.pid, resource.RLIMIT_FSIZE)
-    job, pid = peer.ask("backup", name="b")["job"], 0
-    wait_until(lambda: bool(children(engine)))
-    (pid,) = children(engine)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
-    reply = polled(peer, job)
-    assert (soft, hard) == resource.prlimit(engine.pid, resource.RLIMIT_FSIZE)
+    with failing_writes(engine):  # and so for the process that it starts
+        reply = polled(peer, peer.ask("backup", name="b")["job"])
     assert reply["error"]["code"] == "storage_failed"
     assert reply["error"]["reason"] == "backup"
     assert names(backups(engine)) == []

@@ -250,7 +250,9 @@ def test_the_leases_of_a_poller_that_vanished_return_at_once(engine: Engine, mad
     with engine.peer() as worker:
         worker.send("lease", group="g", wait_ms=60_000, max=10)
         wait_until(lambda: group(made)["pollers"] == 2)
+        others = made.ask("stats")["connections_ipc"] - 1
         gone.close()
+        wait_until(lambda: made.ask("stats")["connections_ipc"] == others, what="the engine knows")
         fill(made, 0)
         (taken,) = good(worker.receive()[1])["leases"]
     assert (taken["position"], taken["attempt"]) == (1, 1), "nobody had it: that was no attempt"
@@ -298,10 +300,10 @@ def test_a_nack_waits_for_its_delay_or_the_backoff(peer: Peer) -> None:
     fill(peer, 0)
     waits = []
     for fields in ({}, {}, {"delay_ms": 30}, {"delay_ms": 0}):
-        (held,) = lease(peer, wait_ms=20_000, lease_ms=1000)
+        (held,) = lease(peer, wait_ms=20_000)
         nacked = peer.ask("nack", group="g", leases=[held["lease"]], **fields)
         assert good(nacked)["outcomes"] == [{"lease": held["lease"], "ok": True}]
-        (again,) = lease(peer, wait_ms=20_000, lease_ms=1000)
+        (again,) = lease(peer, wait_ms=20_000)
         waits.append(again["until"] - held["until"])
         good(peer.ask("nack", group="g", leases=[again["lease"]], delay_ms=0))
     assert waits[0] >= 40

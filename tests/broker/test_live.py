@@ -15,32 +15,18 @@ from harness import Engine, Peer
 
 
 class Follower:
-    """A SUB, and its handshake."""
+    """A SUB, after its handshake."""
 
     def __init__(self, engine: Engine, peer: Peer, *topics: bytes) -> None:
-        self.socket = peer.open(zmq.SUB, engine.endpoint("live"), *topics, protocol.sync_topic("t"))
-        heard: list[bytes] = []  # first perhaps a welcome or a heartbeat, where the sync came too early
-        while protocol.sync_topic("t") not in heard:
-            assert peer.ask("sync", token="t")["ok"]
-            while self.socket.poll(protocol.SYNC_RESEND_MS):
-                heard.append(self.receive()[0])
-        self.socket.unsubscribe(protocol.sync_topic("t"))
+        self.socket = peer.listen(engine.endpoint("live"), *topics)
 
     def receive(self) -> tuple[bytes, dict[str, Any]]:
-        topic, *event = self.socket.recv_multipart()
-        if topic.startswith(protocol.WELCOME_TOPIC):
-            return self.receive()
-        (event,) = event
+        topic, event = self.socket.recv_multipart()
         return topic, msgpack.unpackb(event)
 
     def facts(self, count: int) -> list[tuple[bytes, dict[str, Any]]]:
-        """The next facts; repeated answers to a sync that was sent twice are passed over."""
-        found: list[tuple[bytes, dict[str, Any]]] = []
-        while len(found) < count:
-            topic, event = self.receive()
-            if not topic.startswith(b"~"):
-                found.append((topic, event))
-        return found
+        """The next facts; heartbeats, too, where they were asked for."""
+        return [self.receive() for _ in range(count)]
 
 
 @contextmanager

@@ -125,8 +125,9 @@ def test_ctrl_c_is_named_as_the_reason(short_dir: Path) -> None:
     engine = Engine(short_dir / "e").start()
     assert engine.process is not None
     engine.process.send_signal(signal.SIGINT)
-    wait_until(lambda: "stopped signal=SIGINT" in engine.errors())
-    assert engine.stop() == 0
+    assert engine.process.wait(READY_S) == 0
+    engine.stop()
+    assert "stopped signal=SIGINT" in engine.errors()
 
 
 def test_what_a_role_may_not_do_is_counted_and_logged(short_dir: Path) -> None:

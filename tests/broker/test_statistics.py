@@ -88,7 +88,7 @@ def test_commits_are_timed_and_their_writes_counted(peer: Peer) -> None:
 def test_rates_end_when_nobody_writes(peer: Peer) -> None:
     peer.ask("create_session")
     assert peer.ask("stats")["facts_per_s"] > 0
-    wait_until(lambda: peer.ask("stats")["facts_per_s"] == 0, RATE_S + 5)
+    wait_until(lambda: peer.ask("stats")["facts_per_s"] == 0)
 
 
 def test_a_refresh_is_dated_and_timed(peer: Peer) -> None:
@@ -120,13 +120,13 @@ def test_a_failed_commit_is_no_commit(engine: Engine, peer: Peer) -> None:
 
 
 def test_connections_are_counted(engine: Engine, peer: Peer) -> None:
-    before = peer.ask("stats")
+    wait_until(lambda: peer.ask("stats")["connections_ipc"] == 1, what="its own is counted")
     with engine.peer() as other:
         other.ask("ping")
         other.open(zmq.SUB, engine.endpoint("live"), b"")
-        wait_until(lambda: peer.ask("stats")["followers"] == before["followers"] + 1)
-        assert peer.ask("stats")["connections_ipc"] == before["connections_ipc"] + 2
-    wait_until(lambda: peer.ask("stats")["connections_ipc"] == before["connections_ipc"])
+        wait_until(lambda: peer.ask("stats")["followers"] == 1)
+        wait_until(lambda: peer.ask("stats")["connections_ipc"] == 3)
+    wait_until(lambda: peer.ask("stats")["connections_ipc"] == 1)
 
 
 # --- health ---------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_an_engine_whose_commits_fail_is_not_ready_until_one_is_made(engine: Eng
 def test_a_failure_of_long_ago_is_forgotten(engine: Engine, peer: Peer) -> None:
     with failing_writes(engine):
         assert not peer.ask("create_session")["ok"]
-    wait_until(lambda: peer.ask("health")["ready"], 15)
+    wait_until(lambda: peer.ask("health")["ready"])
 
 
 def test_an_engine_that_refuses_writes_is_not_ready(engine: Engine, peer: Peer) -> None:

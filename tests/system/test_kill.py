@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import zmq
 
-from harness import Engine, Peer
+from harness import READY_S, Engine, Peer
 
 WRITERS = 3
 WINDOW = 200
@@ -27,7 +27,13 @@ class Writer(threading.Thread):
         self.enough = threading.Event()
         self._first = first
         self._peer = Peer(engine.endpoint("commands"))
-        self._peer.socket.rcvtimeo = 1500
+        self._killed = threading.Event()
+
+    def end(self) -> None:
+        """The engine is gone: end when nothing more comes of it."""
+        self._killed.set()
+        self.join(30)
+        assert not self.is_alive()
 
     def run(self) -> None:
         peer = self._peer
@@ -40,14 +46,16 @@ class Writer(threading.Thread):
                     peer.socket.send_multipart([b"%d" % number, command], zmq.NOBLOCK)
                     number += 1
                     waiting += 1
+                if not peer.socket.poll(100):
+                    if self._killed.is_set():
+                        break
+                    continue
                 correlation, reply = peer.receive()
                 assert reply["ok"], reply
                 self.acknowledged.append((reply["seq"], int(correlation)))
                 waiting -= 1
                 if len(self.acknowledged) >= 500:
                     self.enough.set()
-        except zmq.Again:
-            pass
         finally:
             peer.close()
 
@@ -63,11 +71,11 @@ def test_acknowledged_appends_survive_sigkill_in_order_and_once(engine: Engine, 
         for writer in writers:
             writer.start()
         for writer in writers:
-            assert writer.enough.wait(30)
+            assert writer.enough.wait(READY_S)
         writers[0].join(chance.random() * 0.1)  # somewhere in the load
         engine.kill()
         for writer in writers:
-            writer.join(30)
+            writer.end()
         engine.start()
         with engine.peer() as peer:
             for writer in writers:
