@@ -47,7 +47,7 @@ def event_proxy(engine: Path, directory: Path, drops: Callable[[bytes, bytes], b
     with directory_like(engine, directory):
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         try:
             yield directory
         finally:

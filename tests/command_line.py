@@ -93,6 +93,7 @@ class Running:
         assert self.process.stdout is not None
         self._out = self.process.stdout.fileno()
         self._rest = b""
+        self._said = ""
 
     def __enter__(self) -> Running:
         return self
@@ -140,10 +141,23 @@ class Running:
         self.process.stdout.close()
         return self.process.wait(DEADLINE_S)
 
+    def says(self, text: str, times: int = 1) -> None:
+        """Wait until it has said this on standard error, so often."""
+        assert self.process.stderr is not None
+        descriptor = self.process.stderr.fileno()
+        deadline = time.monotonic() + DEADLINE_S
+        while self._said.count(text) < times:
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            assert readable, f"it did not say {text!r} within {DEADLINE_S} s, but {self._said!r}"
+            chunk = os.read(descriptor, 1 << 16)
+            assert chunk, f"it ended without {text!r}: {self._said!r}"
+            self._said += chunk.decode("utf-8", "replace")
+
     def errors(self) -> str:
         """What it has said on standard error, once it has ended."""
         assert self.process.stderr is not None
-        return self.process.stderr.read().decode("utf-8", "replace")
+        self._said += self.process.stderr.read().decode("utf-8", "replace")
+        return self._said
 
 
 class Terminal:

@@ -91,9 +91,12 @@ class Campaign:
         self._append()
         begun = time.monotonic()
         with self._workers() as workers:
-            kills = engine_kills = 0
+            kills = engine_kills = handled = 0
             while not self._done():
                 time.sleep(self._every)  # the rhythm of the kills; nothing is awaited by it
+                if self._ended() - handled < self._effects // 100:
+                    continue  # on a busy machine, workers would be killed before they have begun
+                handled = self._ended()
                 self._replace(workers)
                 kills += 1
                 if engine_kills < 2 and self._ended() > self._effects * (engine_kills + 1) / 4:
@@ -122,7 +125,7 @@ class Campaign:
         finally:
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)
-            codes = [worker.wait(30) for worker in workers]
+            codes = [worker.wait(90) for worker in workers]
         assert set(codes) <= {0, -signal.SIGTERM}, codes  # the latter had not begun yet
 
     def _start(self) -> subprocess.Popen[bytes]:

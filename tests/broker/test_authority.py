@@ -99,7 +99,7 @@ def test_it_stops_though_its_thread_is_dead(
     authority = Authority(context, keyring)
     authority.start()
     authority._authenticator.pipe.send(b"TERMINATE")
-    authority._authenticator.thread.join(20)
+    authority._authenticator.thread.join(60)
     authority.stop()
 
 

@@ -172,7 +172,7 @@ def test_rows_that_contradict_the_log_stop_the_start_with_their_name(engine: Eng
         file.execute("UPDATE worker_groups SET cursor = 77")
     file.close()
     process = engine.launch()
-    assert process.wait(30) == EXIT_CODES[CorruptDatabase]
+    assert process.wait(90) == EXIT_CODES[CorruptDatabase]
     assert process.stdout is not None
     process.stdout.close()
     engine.log.close()

@@ -58,7 +58,7 @@ class Served:
     def stop(self) -> None:
         self.loop.stop()
         os.write(self._writer, b"x")
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         self.armin.close()
         os.close(self._reader)
@@ -220,7 +220,7 @@ def flooded(
     def all_of_them(socket: CommandSocket, count_max: int, bytes_max: int) -> list[Arrival]:
         arrivals = drain(socket, count_max, bytes_max)
         while 0 < len(arrivals) < FLOOD:
-            assert socket.socket.poll(10_000), "they did not all come"
+            assert socket.socket.poll(60_000), "they did not all come"
             arrivals += drain(socket, count_max, bytes_max)
         return arrivals
 

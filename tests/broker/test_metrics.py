@@ -277,7 +277,7 @@ def test_scrapers_that_dribble_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
     port = endpoint._server.server_address[1]
     try:
         for _ in range(2 * metrics.SCRAPES_MAX):  # they do not use up the places either
-            slow = socket.create_connection(("127.0.0.1", port), timeout=20)
+            slow = socket.create_connection(("127.0.0.1", port), timeout=60)
             with slow, suppress(ConnectionError):  # where it was cut off before anything of it was read
                 slow.sendall(b"GET /metrics HT")
                 assert slow.recv(100) == b""

@@ -137,7 +137,7 @@ def test_something_else_that_answers_is_no_engine(nowhere: CommandLine, short_di
         with nowhere.start("conformance", str(short_dir), "--only", "hello_ping") as running:
             *envelope, _ = router.recv_multipart()
             router.send_multipart([*envelope, b"\xc0"])
-            assert running.process.wait(30) == 70
+            assert running.process.wait(90) == 70
             assert "the reply is a NoneType, not a map" in running.errors()
 
 

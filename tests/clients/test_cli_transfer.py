@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from command_line import CommandLine
+from command_line import DEADLINE_S, CommandLine
 from harness import Engine
 
 
@@ -158,7 +158,7 @@ def test_export_into_a_closed_pipe_and_ctrl_c_in_an_import_end_quietly(
     armin: CommandLine, short_dir: Path
 ) -> None:
     file = short_dir / "chats.jsonl"
-    file.write_bytes(lines(conversations(3000, turns=4)))
+    file.write_bytes(lines(conversations(1500, turns=8)))
     with armin.start("log", "--follow", "--json") as follower, armin.start("import", str(file)) as importing:
         follower.lines(500)  # it is under way, more than sessions alone
         assert importing.signal(signal.SIGINT) == 130
@@ -177,12 +177,12 @@ def test_an_engine_that_dies_in_an_import_leaves_word_how_to_go_on(
     armin: CommandLine, engine: Engine, short_dir: Path
 ) -> None:
     file = short_dir / "chats.jsonl"
-    file.write_bytes(lines(conversations(3000, turns=4)))
+    file.write_bytes(lines(conversations(1500, turns=8)))
     follower = armin.start("log", "--follow", "--json")
-    with follower, armin.start("--timeout", "0.5", "import", str(file)) as importing:
+    with follower, armin.start("--timeout", "5", "import", str(file)) as importing:
         follower.lines(1000)  # it is under way
         engine.kill()
-        assert importing.process.wait(30) in (3, 7)
+        assert importing.process.wait(DEADLINE_S) in (3, 7)
         error = importing.errors()
     assert error.count("\n") == 1
     assert re.search(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import armin as client
-from command_line import CommandLine
+from command_line import DEADLINE_S, CommandLine
 from harness import Engine, wait_until
 
 
@@ -88,7 +88,7 @@ def test_a_command_that_goes_away_ends_the_worker_and_its_effect_goes_to_another
         command.unlink()
         armin.ok("new")
         armin.ok("new")
-        assert worker.process.wait(20) == 127
+        assert worker.process.wait(DEADLINE_S) == 127
         assert f"armin: {command}: No such file or directory\n" in worker.errors()
     with armin.start("worker", "--group", "g", "--", "printenv", "ARMIN_POSITION", "ARMIN_ATTEMPT") as other:
         assert sorted([other.lines(2), other.lines(2)]) == [["2", "2"], ["3", "1"]]
@@ -185,13 +185,13 @@ def test_ctrl_c_is_for_the_worker_not_for_its_commands(
 
 def test_a_command_that_takes_too_long_is_killed_and_comes_again(armin: CommandLine, engine: Engine) -> None:
     armin.ok("new")
-    options = ("--group", "g", "--timeout-s", "0.2", "--max-attempts", "1")
+    options = ("--group", "g", "--timeout-s", "2", "--max-attempts", "1")
     with armin.start("worker", *options, "--", "sh", "-c", "echo begun; sleep 300") as worker:
         assert worker.line() == "begun"
         wait_until(lambda: settled(engine))
         assert worker.signal(signal.SIGTERM) == 0
     [letter] = armin.json("dead-letters", "g")
-    assert letter["reason"] == "killed after 0.2 s"
+    assert letter["reason"] == "killed after 2 s"
 
 
 def test_dead_letters_are_listed_requeued_and_discarded(armin: CommandLine, engine: Engine) -> None:

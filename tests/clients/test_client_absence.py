@@ -30,7 +30,7 @@ def blocking_append(target: str | Path, hush: Callable[[], None] | None = None) 
     """Append through a new client; `hush` is called while it is connected already."""
     with armin.connect(target, timeout=SHORT) as client:
         if hush is not None:
-            client.ping()
+            wait_until(lambda: answers(client))
             hush()
         return client.append(1, "user", "x")
 
@@ -41,7 +41,8 @@ def asyncio_append(target: str | Path, hush: Callable[[], None] | None = None) -
     async def append() -> Any:
         async with armin.connect_async(target, timeout=SHORT) as client:
             if hush is not None:
-                await client.ping()
+                while not await answers_async(client):
+                    pass
                 hush()
             return await client.append(1, "user", "x")
 
@@ -58,7 +59,7 @@ def ask(append: Append, target: str | Path, *arguments: Any) -> NoReply:
     began = time.monotonic()
     with pytest.raises(NoReply) as caught:
         append(target, *arguments)
-    assert SHORT * 0.9 <= time.monotonic() - began < 10
+    assert SHORT * 0.9 <= time.monotonic() - began < 60
     assert caught.value.retry
     return caught.value
 
@@ -121,7 +122,7 @@ def test_an_engine_that_stays_silent_leaves_a_write_s_outcome_unknown(append: Ap
 
 def test_a_read_without_an_answer_speaks_of_no_outcome(engine: Engine) -> None:
     with armin.connect(engine.directory, timeout=SHORT) as client:
-        client.ping()
+        wait_until(lambda: answers(client))
         os.kill(engine.pid, signal.SIGSTOP)
         try:
             with pytest.raises(NoReply) as caught:
@@ -132,10 +133,10 @@ def test_a_read_without_an_answer_speaks_of_no_outcome(engine: Engine) -> None:
 
 
 def test_an_engine_that_dies_over_a_write_leaves_its_outcome_unknown(engine: Engine) -> None:
-    with armin.connect(engine.directory, timeout=1.0) as client:
+    with armin.connect(engine.directory, timeout=5.0) as client:
         client.ping()
         os.kill(engine.pid, signal.SIGSTOP)
-        killer = threading.Timer(0.2, engine.kill)
+        killer = threading.Timer(1.0, engine.kill)
         killer.start()
         with pytest.raises(NoReply) as caught:
             client.create_session()
@@ -171,7 +172,8 @@ def test_a_command_that_was_given_up_unsent_is_not_executed_later(short_dir: Pat
             client.create_session("given up")
         engine.start()
         wait_until(lambda: answers(client))
-        assert client.ping() == 0
+        with armin.connect(engine.directory) as another:
+            assert another.ping() == 0
     engine.stop()
 
 
@@ -183,8 +185,16 @@ def answers(client: armin.Client) -> bool:
     return True
 
 
+async def answers_async(client: armin.AsyncClient) -> bool:
+    try:
+        await client.ping()
+    except NoReply:
+        return False
+    return True
+
+
 def test_a_reply_that_comes_too_late_is_not_taken_for_another(engine: Engine) -> None:
-    with armin.connect(engine.directory, timeout=SHORT) as client:
+    with armin.connect(engine.directory, timeout=2.0) as client:
         client.create_session()
         os.kill(engine.pid, signal.SIGSTOP)
         for _ in range(3):
@@ -198,7 +208,7 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_another(engine: Engine) ->
 
 def test_a_client_may_be_made_before_its_engine(short_dir: Path) -> None:
     engine = Engine(short_dir / "e")
-    with armin.connect(engine.directory, timeout=20) as client:
+    with armin.connect(engine.directory, timeout=60) as client:
         starter = threading.Timer(0.3, engine.start)
         starter.start()
         assert client.create_session().id == 1
@@ -207,7 +217,7 @@ def test_a_client_may_be_made_before_its_engine(short_dir: Path) -> None:
 
 
 def test_a_client_goes_on_with_the_next_engine(engine: Engine) -> None:
-    with armin.connect(engine.directory, timeout=20) as client:
+    with armin.connect(engine.directory, timeout=60) as client:
         client.create_session()
         for seq in range(1, 4):
             engine.kill()

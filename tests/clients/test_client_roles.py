@@ -15,7 +15,7 @@ import armin
 from armin_broker.keyring import Keyring
 from harness import Engine, wait_until
 
-QUICK = 2.0  # seconds
+QUICK = 20.0  # seconds; a revoked key is felt in less
 
 
 class Door(NamedTuple):
@@ -80,7 +80,7 @@ def test_an_asyncio_request_with_a_key_that_is_not_known_ends_soon(door: Door, s
     key = door.key("writer").rename(short_dir / "writer.key")
     door.keyring.revoke("writer")
     wait_until(lambda: "1 revoked" in door.engine.errors())
-    asyncio.run(asyncio.wait_for(ask(), 20))
+    asyncio.run(asyncio.wait_for(ask(), 90))
 
 
 @pytest.mark.parametrize("locked", [True, False])
@@ -101,7 +101,7 @@ def test_an_engine_that_asks_for_keys_and_one_that_does_not_are_told_apart(
     said = "asks for a key" if locked else "asks for no keys"
     with armin.connect(url, key=key, timeout=60) as client, pytest.raises(armin.NotAuthorized, match=said):
         client.ping()
-    asyncio.run(asyncio.wait_for(ask(url, key), 20))
+    asyncio.run(asyncio.wait_for(ask(url, key), 90))
     open_engine.stop()
 
 
@@ -111,7 +111,7 @@ def test_effects_are_not_for_readers(door: Door) -> None:
             with pytest.raises(armin.NotAuthorized):
                 await anext(client.effects())
 
-    asyncio.run(asyncio.wait_for(effects(), 20))
+    asyncio.run(asyncio.wait_for(effects(), 90))
     with armin.connect(door.url, key=door.key("reader")) as client, pytest.raises(armin.NotAuthorized):
         next(client.effects())
 
@@ -133,7 +133,7 @@ def test_a_worker_works_with_a_workers_key_and_ends_when_it_is_revoked(door: Doo
         wait_until(lambda: len(handled) == 2)
         door.keyring.revoke("worker")
         wait_until(lambda: bool(ended), what="the worker ends")
-        thread.join(20)
+        thread.join(60)
     [error] = ended
     assert isinstance(error, armin.NotAuthorized)
 

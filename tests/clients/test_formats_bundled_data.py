@@ -54,7 +54,7 @@ def test_bundled_file_is_what_the_script_makes_of_the_data_set() -> None:
     assert specification.origin is not None
     dataset = Path(specification.origin).with_name("dataset.json")
     made = subprocess.run(
-        [sys.executable, DATA / "convert_chitchat.py", dataset], capture_output=True, timeout=60, check=True
+        [sys.executable, DATA / "convert_chitchat.py", dataset], capture_output=True, timeout=100, check=True
     )
     assert made.stdout == BUNDLED.read_bytes()
 

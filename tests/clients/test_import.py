@@ -367,7 +367,7 @@ def test_engine_killed_during_an_import_and_started_again(engine: Engine, client
         if state.conversations == 150:
             engine.kill()
 
-    with armin.connect(engine.directory, timeout=0.5) as impatient, pytest.raises(armin.NoReply):
+    with armin.connect(engine.directory, timeout=3.0) as impatient, pytest.raises(armin.NoReply):
         import_bytes(impatient, data, progress=kill)
     engine.start()
     with armin.connect(engine.directory) as again:
@@ -523,11 +523,11 @@ def test_two_imports_of_a_file_at_once_are_both_complete_and_double_nothing(
     def run() -> ImportResult:
         with ExitStack() as stack:
             first, *lanes = [stack.enter_context(armin.connect(engine.directory)) for _ in range(4)]
-            barrier.wait(30)
+            barrier.wait(60)
             return import_bytes(first, data, lanes=lanes)
 
     with ThreadPoolExecutor(2) as pool:
-        results = [future.result(60) for future in [pool.submit(run) for _ in range(2)]]
+        results = [future.result(90) for future in [pool.submit(run) for _ in range(2)]]
     for result in results:
         assert (result.outcome, result.problems) == (Outcome.COMPLETE, ())
         assert result.messages_added + result.messages_present == 150 * 12

@@ -57,7 +57,7 @@ def test_a_pipeline_through_a_lossy_proxy_writes_each_once_in_order(engine: Engi
         ids = [direct.create_session().id for _ in range(SESSIONS)]
         with (
             lossy(engine, short_dir / "p") as proxy,
-            armin.connect(short_dir / "p", timeout=30) as client,
+            armin.connect(short_dir / "p", timeout=60) as client,
             client.pipeline() as pipe,
         ):
             pending = [pipe.append(ids[n % SESSIONS], "user", f"m{n}") for n in range(count)]
@@ -75,7 +75,7 @@ def test_asyncio_tasks_through_a_lossy_proxy_write_each_once_in_order(
     count = 20_000
 
     async def write(ids: list[int]) -> None:
-        async with armin.connect_async(short_dir / "p", timeout=30) as client:
+        async with armin.connect_async(short_dir / "p", timeout=60) as client:
             await asyncio.gather(*(client.append(ids[n % SESSIONS], "user", f"m{n}") for n in range(count)))
 
     with armin.connect(engine.directory) as direct:

@@ -96,7 +96,7 @@ class Engine:
     def request(self, call: Any) -> Tails:
         asked = list(call.fields["session_ids"])
         self.asked.append(asked)
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         error = self.refuses(asked)
         if error is not None:
             raise error
@@ -192,6 +192,6 @@ def test_who_gives_up_asking_leaves_the_question_to_another() -> None:
             )
             await asyncio.sleep(0)
             first.cancel()
-            return await asyncio.wait_for(second, 10)
+            return await asyncio.wait_for(second, 60)
 
     assert asyncio.run(run()) == tails(100, 2)

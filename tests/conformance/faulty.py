@@ -49,7 +49,7 @@ class FaultyEngine:
     def __enter__(self) -> Self:
         self._directory.mkdir()
         self._thread.start()
-        assert self._bound.wait(10)
+        assert self._bound.wait(60)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -30,7 +30,7 @@ class Scripted:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._bound.wait(10)
+        assert self._bound.wait(60)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -58,7 +58,7 @@ def test_the_command_finds_them_where_it_is_installed(
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "armin.cli.main", "conformance", *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=60, check=True
+            command, capture_output=True, text=True, env=environ, cwd=tmp_path, timeout=100, check=True
         )
         return done.stdout
 

@@ -319,7 +319,7 @@ def _ready(kind: bytes) -> bytes:
 
 def _connected(place: Place) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
-    raw.settimeout(10)
+    raw.settimeout(60)
     raw.connect(place if isinstance(place, str) else ("127.0.0.1", place))
     return raw
 

@@ -31,7 +31,7 @@ def run(script: str, **places: Path) -> subprocess.CompletedProcess[str]:
         | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
 

@@ -108,6 +108,6 @@ def test_more_connections_than_descriptors_harm_nobody(cramped: Engine, transpor
 def connected(place: str | int) -> socket.socket:
     """A connection that says nothing."""
     raw = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
-    raw.settimeout(10)
+    raw.settimeout(60)
     raw.connect(place if isinstance(place, str) else ("127.0.0.1", place))
     return raw

@@ -48,11 +48,11 @@ def under_attack(name: str, place: Place) -> Iterator[None]:
     process = SPAWN.Process(target=attack, args=(name, place, begun, over))
     process.start()
     try:
-        assert begun.wait(30)
+        assert begun.wait(90)
         yield
         assert process.is_alive(), f"the attack ended by itself, exit code {process.exitcode}"
         over.set()
-        process.join(30)
+        process.join(90)
         assert process.exitcode == 0
     finally:
         process.kill()

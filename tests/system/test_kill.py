@@ -32,7 +32,7 @@ class Writer(threading.Thread):
     def end(self) -> None:
         """The engine is gone: end when nothing more comes of it."""
         self._killed.set()
-        self.join(30)
+        self.join(90)
         assert not self.is_alive()
 
     def run(self) -> None:

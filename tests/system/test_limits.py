@@ -154,7 +154,7 @@ class Follower:
 
     def __init__(self, engine: Engine) -> None:
         self._raw = socket.socket(socket.AF_UNIX)
-        self._raw.settimeout(10)
+        self._raw.settimeout(60)
         self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self._raw.connect(str(engine.directory / "live.sock"))
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -293,7 +293,7 @@ def test_connections_up_to_the_limit_are_served_and_more_are_cut(narrow: Engine,
         assert first.ask("stats")["connections_refused"] == 0
         raw = socket.socket(socket.AF_UNIX if transport == "ipc" else socket.AF_INET)
         with raw:
-            raw.settimeout(10)
+            raw.settimeout(60)
             raw.connect(place if transport == "ipc" else ("127.0.0.1", place))
             while raw.recv(4096):
                 pass

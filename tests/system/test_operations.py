@@ -76,7 +76,7 @@ def test_a_holder_gets_in_as_shown_and_after_a_new_server_key_only_with_a_new_fi
         command = connect.replace("host:7450", f"127.0.0.1:{port}").replace(
             "alice.key", f"{short_dir}/{file}"
         )
-        return armin.run("--timeout", "2", *command.split()[1:]).code
+        return armin.run("--timeout", "10", *command.split()[1:]).code
 
     new("old.key")
     engine = Engine(directory, "--tcp", "127.0.0.1:0").start()
@@ -152,7 +152,7 @@ def analyze(*arguments: str, directory: Path) -> str:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from harness import READY_S, Engine, Peer, wait_until
 def serve(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """A start that is expected to fail."""
     command = [sys.executable, "-m", "armin.cli.main", "serve", str(directory), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_a_second_engine_is_refused_with_the_owners_pid_and_the_first_serves_on(

@@ -39,7 +39,7 @@ def test_the_pictures_are_shown_and_of_no_machine(name: str) -> None:
 def test_the_command_draws_them(short_dir: Path) -> None:
     assert "docs/pictures/draw.py" in (ROOT / "Makefile").read_text("utf-8")
     command = [sys.executable, str(PICTURES / "draw.py"), "3", str(short_dir)]
-    subprocess.run(command, check=True, timeout=60, capture_output=True)
+    subprocess.run(command, check=True, timeout=100, capture_output=True)
     assert sorted(each.stem for each in short_dir.glob("*.svg")) == sorted(NAMES)
     top, status = check(short_dir / "top.svg"), check(short_dir / "status.svg")
     assert "worker group" in top

@@ -58,11 +58,11 @@ class Honcho:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(60)
         finally:
             if self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self._thread.join(20)
+            self._thread.join(60)
             assert self.process.stdout is not None
             self.process.stdout.close()
         return code

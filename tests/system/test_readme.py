@@ -72,7 +72,7 @@ def test_the_node_snippet_of_the_readme_runs(engine: Engine) -> None:
         input=snippet.replace('"./chat"', repr(str(engine.directory))),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -85,7 +85,7 @@ def test_the_two_commands_of_the_readme_are_targets() -> None:
     assert targets == ["demo", "test"]
     for target in targets:
         plan = subprocess.run(
-            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
         )
         assert plan.returncode == 0, plan.stderr
 

@@ -219,7 +219,7 @@ def test_a_stranger_who_speaks_the_protocol_by_hand_sees_a_greeting_and_no_more(
     ready = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03SUB"
     with guarded.peer("writer") as writer:
         for name in guarded.ports:
-            with socket.create_connection(("127.0.0.1", guarded.ports[name]), timeout=20) as raw:
+            with socket.create_connection(("127.0.0.1", guarded.ports[name]), timeout=60) as raw:
                 raw.sendall(greeting + ready + b"\x00\x01\x01" * 100)
                 assert writer.ask("append", session_id=1, role="user", content=SECRET)["ok"]
                 got = until_closed(raw)
@@ -304,7 +304,7 @@ def test_descriptors_that_are_given_anew_at_once_hide_no_connection(guarded: Gua
         key = guarded.key("reader").options()
         subscribers = []
         for _ in range(8):
-            socket.create_connection(("127.0.0.1", guarded.ports["effects"]), timeout=20).close()
+            socket.create_connection(("127.0.0.1", guarded.ports["effects"]), timeout=60).close()
             subscribers.append(sockets.open(zmq.SUB, guarded.endpoint("live"), b"message/", key=key))
         wait_until(lambda: all(hears(each, writer) for each in subscribers))
         wait_until(lambda: writer.ask("stats")["followers"] == len(subscribers))

@@ -82,7 +82,7 @@ def test_a_database_removed_under_the_engine_is_noticed_before_anything_is_ackno
         [sys.executable, "-m", "armin.cli.main", "--dir", str(engine.directory), "status"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert status.returncode == 7

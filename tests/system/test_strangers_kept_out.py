@@ -138,7 +138,7 @@ def test_a_half_open_peer_is_cut_off(short_dir: Path) -> None:
     engine = Engine(short_dir / "e", "--tcp", "127.0.0.1:0").start()
     with engine.peer() as peer:
         port = peer.ask("hello")["endpoints"]["tcp"]["commands"]
-        with socket.create_connection(("127.0.0.1", port), timeout=25) as silent:
+        with socket.create_connection(("127.0.0.1", port), timeout=90) as silent:
             while silent.recv(64):
                 pass
             assert peer.ask("ping")["ok"]

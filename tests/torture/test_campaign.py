@@ -106,7 +106,7 @@ def test_no_process_outlives_the_campaign(short_dir: Path, number: signal.Signal
         wait_until(lambda: bool(list(evidence.glob("followers-*.jsonl"))), what="followers at work")
         wait_until(lambda: len(mentioning(str(short_dir))) >= 4, what="all at work")
         started.send_signal(number)
-        started.communicate(timeout=30)
+        started.communicate(timeout=90)
     finally:
         started.kill()
         started.wait()

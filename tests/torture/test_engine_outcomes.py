@@ -14,7 +14,7 @@ from harness import Peer
 
 pytestmark = pytest.mark.skipif(vfs.why_not() is not None, reason=f"no shim here: {vfs.why_not()}")
 
-DEAD_S = 10.0
+DEAD_S = 60.0
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_a_write_that_died_unsynced_and_is_then_acknowledged_survives_a_power_cu
     tortured.start(die_at=KillPoint.UNSYNCED)
     with Peer(f"ipc://{tortured.directory}/commands.sock") as peer:
         peer.send("append", **write)
-        assert tortured.wait_dead(10)
+        assert tortured.wait_dead(60)
     tortured.start()
     again = ask(tortured, "append", **write)
     assert again["ok"], again
