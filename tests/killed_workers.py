@@ -134,9 +134,9 @@ class Campaign:
 
     def _replace(self, workers: list[subprocess.Popen[bytes]]) -> None:
         index = self._random.randrange(WORKERS)
+        self.killed_at[workers[index].pid] = time.monotonic_ns()  # it lived until now
         workers[index].kill()
         workers[index].wait()
-        self.killed_at[workers[index].pid] = time.monotonic_ns()
         workers[index] = self._start()
 
     def _ended(self) -> int:

@@ -13,7 +13,7 @@ from conformance.scripted import SILENCE, Scripted, nothing_known, sending_error
 from conformance.speakers import Asynchronous, Blocking
 
 ANSWERED_S = 20.0  # for what is answered in the end
-SILENT_S = 1.2  # for what is not: long enough to be sent again once
+SILENT_S = 3.0  # for what is not: long enough to be sent again once
 
 
 @pytest.mark.parametrize("kind", [Blocking, Asynchronous], ids=["blocking", "asyncio"])

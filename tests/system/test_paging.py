@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -18,7 +17,7 @@ SESSIONS = 2_500
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    directory = Path(tmp_path_factory.mktemp("b", numbered=False)) / "e"
+    directory = tmp_path_factory.mktemp("b") / "e"
     engine = Engine(directory).start()
     with engine.peer() as peer:
         peer.ask("create_session", name="long")

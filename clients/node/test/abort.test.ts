@@ -5,9 +5,10 @@ import { getEventListeners } from "node:events";
 import { after, before, test } from "node:test";
 import { onAbort } from "../src/aborting.js";
 import { type Client, connect, FollowState, type Id, NoReply } from "../src/index.js";
-import { type Engine, startEngine, waitUntil, within } from "./engine.js";
+import { type Engine, startEngine, waitUntil, waitUntilAnswered, within } from "./engine.js";
 
-const SOON_MS = 2000;
+const SOON_MS = 30_000; // sooner than a request would be given up
+const PATIENCE_MS = 90_000;
 
 let engine: Engine;
 let client: Client;
@@ -15,7 +16,7 @@ let session: Id;
 
 before(async () => {
   engine = await startEngine();
-  client = connect(engine.directory, { timeoutMs: 20_000 });
+  client = connect(engine.directory, { timeoutMs: PATIENCE_MS });
   session = (await client.createSession()).id;
 });
 
@@ -86,7 +87,7 @@ test("a write that was not sent is not sent later", async (t) => {
   const other = await startEngine();
   t.after(() => other.remove());
   await other.stop();
-  await using early = connect(other.directory, { timeoutMs: 20_000 });
+  await using early = connect(other.directory, { timeoutMs: PATIENCE_MS });
   await assertAborted((signal) => early.createSession({ signal }));
   const kept = early.createSession({ name: "kept" });
   await other.start();
@@ -160,7 +161,7 @@ test("AbortSignal.timeout ends a request before the client's own timeout", async
 
 test("a request that ends by itself takes no harm from a signal", async () => {
   await using impatient = connect(engine.directory, { timeoutMs: 200 });
-  await impatient.ping();
+  await waitUntilAnswered(impatient);
   engine.pause();
   const controller = new AbortController();
   await assert.rejects(impatient.ping({ signal: controller.signal }), NoReply);

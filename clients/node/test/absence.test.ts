@@ -12,9 +12,10 @@ import { noReply, type Unanswered } from "../src/absence.js";
 import { AccessKey } from "../src/accessKey.js";
 import { connect, NoReply, NotAuthorized } from "../src/index.js";
 import { TcpTarget } from "../src/target.js";
-import { freePort, startEngine, temporaryDirectory } from "./engine.js";
+import { freePort, startEngine, temporaryDirectory, waitUntilAnswered } from "./engine.js";
 
 const SHORT = 300; // ms: nobody answers, so every one of them is waited for
+const LONG = 60_000; // ms: more than that is no slowness of the machine
 
 /** A directory in which no engine runs. */
 async function emptyDirectory(t: TestContext): Promise<string> {
@@ -30,7 +31,7 @@ async function absence(target: string): Promise<NoReply> {
   const error = await client.append(1, "user", "x").catch((reason: unknown) => reason);
   const took = performance.now() - began;
   assert.ok(error instanceof NoReply, String(error));
-  assert.ok(took >= SHORT * 0.9 && took < 10_000, `${took} ms`);
+  assert.ok(took >= SHORT * 0.9 && took < LONG, `${took} ms`);
   assert.ok(error.retry && error.key !== null);
   return error;
 }
@@ -95,7 +96,7 @@ test("an engine that stays silent leaves a write's outcome unknown, and a read's
   const engine = await startEngine();
   t.after(() => engine.remove());
   await using client = connect(engine.directory, { timeoutMs: SHORT });
-  await client.ping();
+  await waitUntilAnswered(client);
   engine.pause();
   const [write, read] = await Promise.all(
     [client.append(1, "user", "x"), client.read(1)].map((asked) => asked.catch((reason: unknown) => reason)),
@@ -112,7 +113,7 @@ test("an engine that stays silent leaves a write's outcome unknown, and a read's
 test("an engine that dies over a write leaves its outcome unknown", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());
-  await using client = connect(engine.directory, { timeoutMs: 1000 });
+  await using client = connect(engine.directory, { timeoutMs: 5000 });
   await client.ping();
   engine.pause();
   const asked = client.createSession().catch((reason: unknown) => reason);

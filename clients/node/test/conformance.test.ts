@@ -14,7 +14,7 @@ import { type EngineCase, type Json, load } from "./conformance/vectors.js";
 import { type Engine, startEngine, temporaryDirectory } from "./engine.js";
 
 const ANSWERED_MS = 20_000; // for what is answered in the end
-const SILENT_MS = 1_200; // for what is not: long enough to be sent again once
+const SILENT_MS = 3_000; // for what is not: long enough to be sent again once
 
 const { engine: engineCases, client: clientCases } = load();
 

@@ -168,7 +168,7 @@ test("an engine that says more than this client knows is understood", async (t) 
   await router.bind(`ipc://${directory}/commands.sock`);
   t.after(() => router.close());
   void answerAll(router, { ok: true, position: 7, later: { new: [1] }, id: 2n ** 53n, seq: 1, at: 1, created_at: 5 });
-  await using newer = connect(directory);
+  await using newer = connect(directory, { timeoutMs: 60_000 });
   const { id } = await newer.append(2n ** 63n - 1n, "user", "x");
   assert.equal(id, 2n ** 53n);
 });

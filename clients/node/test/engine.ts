@@ -11,8 +11,9 @@ import { delimiter, dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import type { Client } from "../src/index.js";
 
-const READY_MS = 30_000; // a start or a stop that takes longer is a failure
+const READY_MS = 90_000; // a start or a stop that takes longer is a failure, however busy the machine is
 
 /** clients/node */
 export const PACKAGE = packageDirectory();
@@ -162,10 +163,20 @@ export async function waitUntil(
   }
 }
 
+/** Wait until an engine answers a client, which may be a hasty one. */
+export async function waitUntilAnswered(client: Client): Promise<void> {
+  const answered = (): Promise<boolean> =>
+    client.ping().then(
+      () => true,
+      () => false,
+    );
+  await waitUntil(answered, "the engine answers");
+}
+
 /** A port at which nobody listens, with two behind it. */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const port = 20_000 + Math.floor(Math.random() * 30_000);
+    const port = 20_000 + Math.floor(Math.random() * 12_000); // below those that connections are made from
     const free = await Promise.all([port, port + 1, port + 2].map(isFree));
     if (free.every(Boolean)) {
       return port;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Client, connect, type Id, NoReply } from "../src/index.js";
-import { startEngine, waitUntil } from "./engine.js";
+import { startEngine, waitUntil, waitUntilAnswered } from "./engine.js";
 import { LossyProxy } from "./proxy.js";
 import { Chance } from "./seeded.js";
 
@@ -44,7 +44,7 @@ test("5,000 appends through a lossy proxy are made once, in order", async (t) =>
   t.after(() => engine.remove());
   const proxy = await LossyProxy.open(engine.endpoint("commands"), { drop: 0.01, cut: 0.0015, seed: 7 });
   t.after(() => proxy.close());
-  await using direct = connect(engine.directory);
+  await using direct = connect(engine.directory, { timeoutMs: 60_000 });
   await using client = connect(proxy.target, { timeoutMs: 60_000 });
   await assertWritten(client, direct, 5000);
   assert.ok(proxy.dropped > 20, `${proxy.dropped} were dropped`);
@@ -85,33 +85,37 @@ test("a write that was given up is made at most once, and sending it again with 
   const engine = await startEngine();
   t.after(() => engine.remove());
   await using client = connect(engine.directory, { timeoutMs: 400 });
-  const { id } = await client.createSession();
+  await using patient = connect(engine.directory, { timeoutMs: 60_000 });
+  await waitUntilAnswered(client); // it is connected, so that what it asks for next is sent
+  const { id } = await patient.createSession();
   engine.pause();
   const errors = await Promise.all(["a", "b"].map((text) => client.append(id, "user", text).catch((error) => error)));
   engine.resume();
   assert.ok(errors.every((error) => error instanceof NoReply && error.sent && error.key !== null));
   const keys = errors.map((error) => (error as NoReply).key as string);
-  await waitUntil(async () => (await answered(client)) === true, "the engine answers again");
-  const again = await Promise.all(["a", "b"].map((text, n) => client.append(id, "user", text, { key: keys[n] })));
+  await waitUntilAnswered(client); // behind what it has sent before
+  const again = await Promise.all(["a", "b"].map((text, n) => patient.append(id, "user", text, { key: keys[n] })));
   assert.deepEqual(
     again.map(({ seq }) => seq),
     [1, 2],
   );
-  assert.deepEqual(await contents(client, id), ["a", "b"]);
+  assert.deepEqual(await contents(patient, id), ["a", "b"]);
 });
 
 test("a reply that comes too late is not taken for another", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());
-  await using client = connect(engine.directory, { timeoutMs: 300 });
-  const { id } = await client.createSession();
+  await using client = connect(engine.directory, { timeoutMs: 3000 });
+  await using patient = connect(engine.directory, { timeoutMs: 60_000 });
+  await waitUntilAnswered(client); // it is connected, so that what it asks for next is sent
+  const { id } = await patient.createSession();
   engine.pause();
   for (let number = 0; number < 3; number++) {
     await assert.rejects(client.append(id, "user", "x"), NoReply);
   }
   engine.resume();
-  await waitUntil(() => answered(client), "the engine answers again");
-  assert.equal((await client.session(id)).seq, 3); // it was sent, and done
+  await waitUntilAnswered(client);
+  assert.equal((await patient.session(id)).seq, 3); // it was sent, and done
   assert.equal((await client.append(id, "user", "y")).seq, 4);
 });
 
@@ -120,19 +124,20 @@ test("what was given up unsent is not done later", async (t) => {
   t.after(() => engine.remove());
   await engine.stop();
   await using client = connect(engine.directory, { timeoutMs: 200 });
+  await using patient = connect(engine.directory, { timeoutMs: 60_000 });
   const error = await client.createSession({ name: "given up" }).catch((caught: unknown) => caught);
   assert.ok(error instanceof NoReply && !error.sent);
   await engine.start();
-  await waitUntil(() => answered(client), "the engine answers");
-  assert.equal(await client.ping(), 0);
+  await waitUntilAnswered(client);
+  assert.equal(await patient.ping(), 0);
 });
 
 test("what was given up and never taken is not done by the next engine", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());
   await using client = connect(engine.directory, { timeoutMs: 500 });
-  await using other = connect(engine.directory, { timeoutMs: 30_000 });
-  assert.equal(await client.ping(), 0);
+  await using other = connect(engine.directory, { timeoutMs: 60_000 });
+  await waitUntilAnswered(client);
   engine.pause();
   // More than the system takes for an engine that stands still, so that some stay in this process.
   const meta = { large: "x".repeat(60_000) };
@@ -140,7 +145,7 @@ test("what was given up and never taken is not done by the next engine", async (
   assert.ok(given.every((result) => result.status === "rejected" && result.reason instanceof NoReply));
   await engine.kill();
   await engine.start();
-  await waitUntil(() => answered(client), "the engine answers"); // whatever waited before this would be done by now
+  await waitUntilAnswered(client); // whatever waited before this would be done by now
   assert.equal(await other.ping(), 0);
 });
 
@@ -148,7 +153,7 @@ test("a client may be made before its engine", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());
   await engine.stop();
-  await using client = connect(engine.directory, { timeoutMs: 30_000 });
+  await using client = connect(engine.directory, { timeoutMs: 60_000 });
   const made = client.createSession();
   await engine.start();
   assert.equal((await made).id, 1);
@@ -157,11 +162,13 @@ test("a client may be made before its engine", async (t) => {
 test("a process that was busy for longer than the timeout still takes the replies that wait", async (t) => {
   const engine = await startEngine();
   t.after(() => engine.remove());
-  await using client = connect(engine.directory, { timeoutMs: 500 });
-  const { id } = await client.createSession();
+  await using client = connect(engine.directory, { timeoutMs: 4000 });
+  await using patient = connect(engine.directory, { timeoutMs: 60_000 });
+  await waitUntilAnswered(client); // it is connected
+  const { id } = await patient.createSession();
   const asked = Array.from({ length: 200 }, (_, n) => client.append(id, "user", String(n)));
   await new Promise((resolve) => setImmediate(resolve)); // they are on their way
-  block(1500);
+  block(6000);
   const answers = await Promise.all(asked);
   assert.deepEqual(
     answers.map(({ seq }) => seq),
@@ -172,11 +179,4 @@ test("a process that was busy for longer than the timeout still takes the replie
 /** Hold up the whole process. */
 function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
-}
-
-async function answered(client: Client): Promise<boolean> {
-  return client.ping().then(
-    () => true,
-    () => false,
-  );
 }

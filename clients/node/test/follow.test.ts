@@ -23,7 +23,7 @@ async function bench(t: TestContext): Promise<Bench> {
   const engine = await startEngine();
   t.after(() => engine.remove());
   const open = (directory = engine.directory): Client => {
-    const client = connect(directory, { timeoutMs: 20_000 });
+    const client = connect(directory, { timeoutMs: 60_000 });
     t.after(() => client.close());
     return client;
   };
@@ -165,7 +165,7 @@ test("a follower over TCP is a follower", async (t) => {
   const port = await freePort();
   const engine = await startEngine("--tcp", `127.0.0.1:${port}`);
   t.after(() => engine.remove());
-  const client = connect(`tcp://127.0.0.1:${port}`);
+  const client = connect(`tcp://127.0.0.1:${port}`, { timeoutMs: 60_000 });
   t.after(() => client.close());
   await client.createSession();
   const follower = new Following(client);
@@ -250,14 +250,14 @@ test("break closes the live socket", async (t) => {
 });
 
 test("an aborted follow rejects with the signal's reason, while it waits, and closes the live socket", async (t) => {
-  // Without heartbeats, nothing but the abort can end the wait within 3 s.
   const { client, connect, proxy } = await watched(t, (topic) => topic === "heartbeat/");
   await client.append(1, "user", "text 1");
   const control = new AbortController();
   const follower = new Following(connect(proxy.directory), { signal: control.signal });
   await follower.isLive();
   control.abort(new RangeError("enough"));
-  await assert.rejects(follower.end(1000), { name: "RangeError", message: "enough" });
+  await assert.rejects(follower.end(), { name: "RangeError", message: "enough" });
+  assert.equal(follower.states.at(-1), "live"); // it was not the silence that ended the wait
   complete(follower.messages, 1);
   await waitUntil(() => proxy.topics.size === 0, "nobody is subscribed");
   assert.equal(await client.ping(), 2);
@@ -290,7 +290,7 @@ test("an abort while the engine is away ends the wait for it", async (t) => {
   await engine.kill();
   await waitUntil(() => follower.states.at(-1) === "engine gone");
   control.abort();
-  await assert.rejects(follower.end(2000), { name: "AbortError" });
+  await assert.rejects(follower.end(), { name: "AbortError" });
 });
 
 test("what onState throws ends the follow, and the client goes on", async (t) => {
@@ -314,6 +314,7 @@ test("a client that is closed ends its followers", async (t) => {
   const followers = [new Following(client), new Following(client)];
   const events = client.followAll({ after: "now" });
   const coming = events.next();
+  coming.catch(() => {}); // until it is awaited
   await Promise.all(followers.map((follower) => follower.isLive()));
   await client.close();
   for (const follower of followers) {
@@ -325,7 +326,7 @@ test("a client that is closed ends its followers", async (t) => {
 
 const LEAVING = `
 import { connect } from ${JSON.stringify(new URL("../src/index.js", import.meta.url).href)};
-const client = connect(process.argv[1]);
+const client = connect(process.argv[1], { timeoutMs: 60000 });
 for await (const { seq } of client.follow(1)) {
   if (seq === 2) break;
 }
@@ -352,7 +353,7 @@ test("after close nothing keeps the process alive", async (t) => {
   const [code] = await within(DONE_MS, once(child, "exit"), "the process");
   assert.equal(said, "ClientClosed\nclosed\n");
   assert.equal(code, 0);
-  assert(performance.now() - closedAt < 3000); // sooner than a request would be given up
+  assert(performance.now() - closedAt < 30_000); // sooner than a request would be given up
 });
 
 // --- many follows -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { ClientClosed, connect } from "../src/index.js";
 import { type Engine, startEngine, within } from "./engine.js";
 
-const ENDS_MS = 20_000;
+const ENDS_MS = 90_000;
 
 let engine: Engine;
 

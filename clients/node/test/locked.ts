@@ -48,9 +48,9 @@ export class LockedEngine extends Engine {
     return join(this.directory, "keys", `${name}.key`);
   }
 
-  /** A client with this key. */
+  /** A client with this key; a patient one unless told otherwise. */
   connect(name: string, options: ConnectOptions = {}): Client {
-    return connect(this.target, { key: this.keyFile(name), ...options });
+    return connect(this.target, { key: this.keyFile(name), timeoutMs: 60_000, ...options });
   }
 
   /** Revoke a key; gives what makes the engine know it again. */

@@ -19,7 +19,7 @@ async function handle(effect: Effect): Promise<void> {
   note("end", effect);
 }
 
-const client = connect(directory);
+const client = connect(directory, { timeoutMs: 20_000 });
 const worker = client.worker(group, handle, settings);
 process.on("SIGTERM", () => worker.stop());
 await worker.run();
