@@ -12,7 +12,7 @@ from armin.conformance.bench import Bench
 from armin.target import find_target
 from harness import Engine
 
-TIMEOUT_S = 20.0  # for a reply on a machine that is busy with other tests
+TIMEOUT_S = 60.0  # for a reply on a machine that is busy with other tests
 VECTORS = cases.load(cases.default_directory())
 ENGINE_CASES = {case.id: case for case in VECTORS.engine}
 CLIENT_CASES = {case.id: case for case in VECTORS.client}

@@ -20,7 +20,7 @@ from armin_engine import Armin
 
 __all__ = ["CutReport", "Fault", "KillPoint", "Sabotage", "TorturedEngine"]
 
-STOP_S: Final = 30.0  # a stop that takes longer is a failure
+STOP_S: Final = 90.0  # a stop that takes longer is a failure
 LAST_WORDS_BYTES: Final = 2_000  # of the log, in the error for an engine that did not start
 
 

@@ -22,7 +22,7 @@ from armin.torture.frames import Splitter, Unit
 from armin_broker.protocol import COMMANDS_SOCKET, EFFECTS_SOCKET, LIVE_SOCKET
 
 CHUNK_BYTES: Final = 1 << 16
-START_S: Final = 10.0  # a proxy that takes longer to listen, or to end, is broken
+START_S: Final = 60.0  # a proxy that takes longer to listen, or to end, is broken
 
 
 class Way(StrEnum):

@@ -14,7 +14,7 @@ from armin.torture.evidence import EvidenceFile
 from armin_broker.protocol import EFFECTS_SOCKET, FACT_TOPICS, LIVE_SOCKET
 
 POLL_MS: Final = 100
-END_S: Final = 10.0
+END_S: Final = 60.0
 
 
 class Tap:
