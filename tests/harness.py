@@ -6,11 +6,12 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -202,6 +203,19 @@ class Peer(Sockets):
         """Send frames as they are and wait for the frames that come back."""
         self.socket.send_multipart(frames)
         return self.socket.recv_multipart()
+
+
+def free_ports() -> int:
+    """The first of three ports in a row at which nobody listens; each test process looks elsewhere first."""
+    for port in range(21_000 + 3 * (os.getpid() % 3_000), 32_000, 3):  # below those of connections
+        with ExitStack() as stack:
+            try:
+                for number in range(port, port + 3):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("no free ports")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = READY_S, what: str = "") -> None:

@@ -119,6 +119,7 @@ def complete(messages: list[Message], count: int, after: int = 0) -> bool:
 # --- history and live -----------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("begin", [0, 1, 500, 1500, 1990])
 def test_a_follower_that_starts_during_2000_appends_misses_none(
     engine: Engine, client: Client, pool: ThreadPoolExecutor, begin: int

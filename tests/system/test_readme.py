@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import Engine
+from harness import Engine, free_ports
 from node_client import CLIENT, built, node
 
 ROOT = Path(__file__).parents[2]
+PORT = "127.0.0.1:7450"  # in the documents
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +33,7 @@ def script(parts: list[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def run(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
+def run(text: str, directory: Path, seconds: float = 100) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ARMIN_")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     return subprocess.run(
@@ -41,16 +42,19 @@ def run(text: str, directory: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=seconds,
         check=False,
     )
 
 
+@pytest.mark.timeout(300)
 def test_every_snippet_of_the_readme_runs(short_dir: Path) -> None:
     make, *rest = blocks("README.md")
     assert "make demo" in make[1]
     (short_dir / "data").symlink_to(ROOT / "data")
-    result = run(script(rest), short_dir)
+    everything = script(rest)
+    assert PORT in everything
+    result = run(everything.replace(PORT, f"127.0.0.1:{free_ports()}"), short_dir, 280)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     assert "Hi, how can I help?" in result.stdout
