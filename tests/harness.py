@@ -152,8 +152,8 @@ class Sockets:
 
     def close(self) -> None:
         """Vanish."""
-        for socket in self._open:
-            socket.close(linger=0)
+        for each in self._open:
+            each.close(linger=0)
         self.context.term()
 
 
