@@ -154,6 +154,7 @@ def test_import_shows_a_bar_with_its_rate_on_a_terminal_only(armin: CommandLine,
         assert "300 sessions, 600 messages" in terminal.end().out.rstrip().splitlines()[-1]
 
 
+@pytest.mark.timeout(300)
 def test_export_into_a_closed_pipe_and_ctrl_c_in_an_import_end_quietly(
     armin: CommandLine, short_dir: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_export_into_a_closed_pipe_and_ctrl_c_in_an_import_end_quietly(
         assert exporting.errors() == ""
 
 
+@pytest.mark.timeout(300)
 def test_an_engine_that_dies_in_an_import_leaves_word_how_to_go_on(
     armin: CommandLine, engine: Engine, short_dir: Path
 ) -> None:
