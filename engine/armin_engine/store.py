@@ -257,7 +257,7 @@ class SQLiteStore:
         self._writer.execute("ROLLBACK")
         self._keys = Keys(self._writer)
         if not self.is_memory:
-            self._checkpoints = Checkpoints(self.path, self._writer, _connect, CHECKPOINT_PAGES)
+            self._checkpoints = Checkpoints(self.path, self._writer, CHECKPOINT_PAGES)
 
     @property
     def sequences(self) -> Sequences:

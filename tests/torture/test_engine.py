@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from armin.torture import vfs
 from armin.torture.engine import Fault, KillPoint, Sabotage, TorturedEngine
 from armin.torture.trace import Kind, Which, read
 from armin_broker import protocol
+from armin_engine.probe import connect_read_only
 from harness import Peer, wait_until
 
 pytestmark = pytest.mark.skipif(vfs.why_not() is not None, reason=f"no shim here: {vfs.why_not()}")
@@ -304,19 +306,29 @@ class NothingSurvives(random.Random):
 def test_what_a_failed_sync_of_a_checkpoint_left_is_not_taken_for_durable(
     tortured: TorturedEngine, asking: Peer
 ) -> None:
-    """Parts of a WAL are brought home without a sync, which comes with the whole of it, and fails."""
+    """Part of a WAL is brought home without a sync, which comes with the whole of it, and fails."""
     tortured.start()
     assert asking.ask("create_session")["ok"]
-    acknowledged = 0
-    for fault in (Fault.SYNC_DB, None) * 4:
-        tortured.fail(fault)
-        for number in range(1500):
+
+    def fill(count: int) -> None:
+        for number in range(count):
             asking.send("append", session_id=1, role="user", content=f"{number} {'x' * 4096}")
-        for _ in range(1500):
+        for _ in range(count):
             assert asking.receive()[1]["ok"]
-        acknowledged += 1500
+
+    fill(1500)
+    fill(100)  # too little for a checkpoint, so the reader reads in the WAL
+    with closing(connect_read_only(tortured.directory / "armin.db")) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM messages").fetchone() == (1600,)
+        fill(1500)  # what is behind the reader comes home
+        tortured.fail(Fault.SYNC_DB)
+        reader.execute("COMMIT")
+        fill(1500)
+        tortured.fail(None)
+        fill(1500)
     tortured.power_cut(NothingSurvives())
-    assert stored(tortured) == acknowledged
+    assert stored(tortured) == 1600 + 3 * 1500
     tortured.start()
     assert tortured.stop() == 0
 
