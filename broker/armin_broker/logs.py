@@ -27,6 +27,9 @@ def configure(level: str, *, as_json: bool) -> None:
     handler.setFormatter(JsonLines() if as_json else Lines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # A line that cannot be written, on a full disk say, is lost. Python would tell of it in many
+    # lines, once there is room.
+    logging.raiseExceptions = False
     threading.excepthook = _thread_failed
 
 

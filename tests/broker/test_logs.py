@@ -81,6 +81,37 @@ def events(engine: Engine) -> list[dict[str, Any]]:
     return [json.loads(line) for line in engine.errors().splitlines()]
 
 
+FULL = """
+import logging, sys
+from armin_broker import logs
+
+class Full:  # the disk behind standard error, with room again at once
+    full = True
+    said = ""
+    def write(self, text):
+        if self.full:
+            self.full = False
+            raise OSError(28, "No space left on device")
+        self.said += text
+    def flush(self):
+        pass
+
+usual, sys.stderr = sys.stderr, Full()
+logs.configure("info", as_json=False)
+logging.info("lost")
+logging.info("kept")
+sys.stdout.write(sys.stderr.said)
+sys.stderr = usual
+"""
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else_is_said() -> None:
+    command = [sys.executable, "-c", FULL]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    (line,) = said.splitlines()
+    assert line.endswith("kept")
+
+
 def test_start_and_stop_are_events(short_dir: Path) -> None:
     engine = Engine(short_dir / "e", "--log-json").start()
     with engine.peer() as peer:
