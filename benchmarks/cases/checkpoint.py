@@ -79,7 +79,7 @@ def checkpoint(bench: Bench, row: Row) -> None:
     row.notes += [
         "A reader holds a transaction open, as a verification or a backup does, so that nothing behind it can"
         " be brought home and the log grows. Then it lets go, and the window begins at once: SQLite brings"
-        " home all of it. No large log: a window before, with the small checkpoints that come every 8,000"
+        " home all of it. No large log: a window before, with the small checkpoints that come every 4,000"
         " pages. Held: a window while the log is large and the reader still there.",
         f"One at a time, p99.9 of {ALONE} appends is the slowest of them. In flight, an append's time runs"
         " until its answer is looked at, with those before it in the same pipe.",

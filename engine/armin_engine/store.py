@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 MEMORY: Final = ":memory:"
 BUSY_TIMEOUT_S: Final = 1.0  # how long a foreign writer may hold up a commit before it fails
 # SQLite's 1,000 are too few where many sessions take turns: each dirties a page of the index, and most of
-# these were written to the file and synced again every few groups. The WAL takes 32 MiB.
-CHECKPOINT_PAGES: Final = 8000
+# these were written to the file and synced again every few groups. The WAL takes 16 MiB, as the cache does.
+CHECKPOINT_PAGES: Final = 4000
 CACHE_KIB: Final = 16 << 10
 RECOVERY_CACHE_KIB: Final = 2 << 10  # it reads in the order of the file
 NEW_SUFFIX: Final = ".new"  # the file while it is being made
