@@ -92,16 +92,16 @@ def _joined(chunks: tuple[Chunk, ...], first: int, messages: Sequence[bytes]) ->
 
 
 class ChunkWriter:
-    """The chunks of one session from seq `first` on; each is sealed once, when it is full.
+    """The chunks of one session, from seq 1 on; each is sealed once, when it is full.
 
     So in recovery no message waits as an object of its own, and memory stays in one piece.
     """
 
     __slots__ = ("_chunks", "_data", "_ends", "_first")
 
-    def __init__(self, first: int = 1) -> None:
+    def __init__(self) -> None:
         self._chunks: list[Chunk] = []
-        self._first = first
+        self._first = 1
         self._data = bytearray()
         self._ends = array(ENDS)
 
